@@ -1,0 +1,180 @@
+"""Algorithms 1 (L-S) and 2 (S) as transitions of one state: phases, triggers, noisy gradient step.
+
+A schedule is a sequence of K *phases*, each with a constant learning rate. A phase ends after its
+number of steps, or as soon as the training loss is at or below its threshold; when the last phase
+ends, so does the member. "Never" is data: `NEVER` steps, or a threshold of minus infinity. So
+
+    Algorithm 1 (L-S):  phase 0 at eta_1 until the loss is below epsilon_1 + q log 2, phase 1 at
+                        eta_2 until it is below epsilon_2;
+    Algorithm 2 (S):    a phase 0 of no steps, phase 1 at eta_2 until it is below epsilon_2
+
+are two rows of numbers for one compiled program. The update is (3.1) of the paper with the noise
+outside the gradient (facts: as printed it stands inside),
+
+    U <- (1 - gamma lambda) U - gamma (grad L(U) + tau_xi xi),   xi ~ N(0, I).         (3.1), (3.2)
+"""
+
+import enum
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+NEVER = 2**31 - 1
+"""A number of steps that no phase reaches."""
+
+
+class Status(enum.IntEnum):
+    """Why a member is where it is. All but RUNNING are terminal."""
+
+    RUNNING = 0
+    COMPLETED = 1  # the last phase took all its steps
+    STOPPED = 2  # the training loss reached the threshold of the last phase (epsilon_2)
+    DIVERGED = 3  # the training loss is not finite
+
+
+class Hypers(NamedTuple):
+    """What may differ between members, as array leaves. K is the number of phases.
+
+    On the host the leaves are float64 and int64; `on_device` gives the arrays of the program.
+    """
+
+    rates: Any  # (K,) learning rate gamma of each phase
+    phase_steps: Any  # (K,) steps after which a phase ends at the latest; 0: the phase is skipped
+    loss_thresholds: Any  # (K,) training loss at or below which a phase ends
+    weight_decay: Any  # () lambda
+    tau_xi: PyTree  # () per block of the parameters: deviation of the gradient noise
+
+
+class TrainState(NamedTuple):
+    """One member's state. The step counter and the keys are not in it: they are shared."""
+
+    params: PyTree
+    stats: PyTree
+    phase: jax.Array  # () int32: the phase that the next step belongs to
+    phase_counts: jax.Array  # (K,) int32: steps taken in each phase
+    status: jax.Array  # () int32: a `Status`
+
+
+def on_device(hypers: Hypers) -> Hypers:
+    """Host hyperparameters as float32 and int32 arrays."""
+    as_float = lambda leaf: jnp.asarray(leaf, jnp.float32)  # noqa: E731
+    return Hypers(
+        rates=as_float(hypers.rates),
+        phase_steps=jnp.asarray(hypers.phase_steps, jnp.int32),
+        loss_thresholds=as_float(hypers.loss_thresholds),
+        weight_decay=as_float(hypers.weight_decay),
+        tau_xi=jax.tree.map(as_float, hypers.tau_xi),
+    )
+
+
+def stationary_tau_xi(tau_0, eta_1, weight_decay):
+    """Deviation of the gradient noise under which the noise part keeps variance tau_0^2 at eta_1.
+
+    Solves Assumption 3.1, (3.3): (1 - eta_1 lambda)^2 tau_0^2 + eta_1^2 tau_xi^2 = tau_0^2, so
+    tau_xi^2 = tau_0^2 lambda (2 - eta_1 lambda) / eta_1.
+    """
+    return tau_0 * (weight_decay * (2 - eta_1 * weight_decay) / eta_1) ** 0.5
+
+
+def stationary_tau_0(tau_xi, eta, weight_decay):
+    """Deviation to which the noise part relaxes at rate eta: the inverse of (3.3)."""
+    return tau_xi * (eta / (weight_decay * (2 - eta * weight_decay))) ** 0.5
+
+
+def init_state(hypers: Hypers, params: PyTree, stats: PyTree) -> TrainState:
+    """The state before the first step; leading phases of no steps are passed over."""
+    phases = hypers.phase_steps.shape[-1]
+    skipped = jnp.sum(jnp.cumprod(hypers.phase_steps == 0), dtype=jnp.int32)
+    completed = skipped == phases
+    return TrainState(
+        params=params,
+        stats=stats,
+        phase=jnp.minimum(skipped, phases - 1),
+        phase_counts=jnp.zeros(phases, jnp.int32),
+        status=jnp.where(completed, jnp.int32(Status.COMPLETED), jnp.int32(Status.RUNNING)),
+    )
+
+
+def read_rate(hypers: Hypers, phase):
+    """The learning rate gamma of a phase."""
+    return hypers.rates[phase]
+
+
+def after_loss(hypers: Hypers, phase, status, loss):
+    """Phase and status once the loss at the present weights is known, before the update.
+
+    A loss at or below the phase's threshold ends it, so the update that follows already has the
+    next phase's rate: gamma_t = eta_1 for t < t_0, where t_0 is the first step with
+    L(U_t) <= epsilon_1 + q log 2. In the last phase the member stops at these weights. A loss that
+    is not finite ends the member in any phase.
+    """
+    running = status == Status.RUNNING
+    reached = running & (loss <= hypers.loss_thresholds[phase])
+    is_last = phase == hypers.phase_steps.shape[-1] - 1
+    status = jnp.where(reached & is_last, jnp.int32(Status.STOPPED), status)
+    status = jnp.where(running & ~jnp.isfinite(loss), jnp.int32(Status.DIVERGED), status)
+    return jnp.where(reached & ~is_last, phase + 1, phase), status
+
+
+def after_step(hypers: Hypers, phase, status, phase_counts):
+    """Phase, status and counts after one update in `phase`: it may have been the phase's last."""
+    running = status == Status.RUNNING
+    phase_counts = phase_counts.at[phase].add(running.astype(jnp.int32))
+    full = running & (phase_counts[phase] >= hypers.phase_steps[phase])
+    is_last = phase == hypers.phase_steps.shape[-1] - 1
+    status = jnp.where(full & is_last, jnp.int32(Status.COMPLETED), status)
+    return jnp.where(full & ~is_last, phase + 1, phase), status, phase_counts
+
+
+def gradient_noise(key, params: PyTree) -> PyTree:
+    """xi_t ~ N(0, I) shaped like the parameters; each leaf has a stream of its own, (3.2).
+
+    The barrier keeps the compiler from fusing the generator into the update of each member: the
+    members of a seed share xi_t, and must not compute it again for each of them.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    draws = [
+        jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
+        for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, jax.lax.optimization_barrier(draws))
+
+
+def noisy_gradient_step(params: PyTree, grads: PyTree, xi: PyTree, rate, weight_decay, tau_xi):
+    """(3.1): U <- (1 - gamma lambda) U - gamma (grad + tau_xi xi), block by block.
+
+    `tau_xi` is a prefix of the parameter tree: one number a block.
+    """
+    tau_of_leaf = jax.tree.broadcast(tau_xi, params)
+    return jax.tree.map(
+        lambda u, g, x, tau: (1 - rate * weight_decay) * u - rate * (g + tau * x),
+        params,
+        grads,
+        xi,
+        tau_of_leaf,
+    )
+
+
+def transition(hypers: Hypers, state: TrainState, loss, grads, stats, xi) -> TrainState:
+    """One step of the algorithm from its ingredients at the present weights.
+
+    A member that has ended, or ends by this loss, keeps its weights and stats bit by bit.
+    """
+    phase, status = after_loss(hypers, state.phase, state.status, loss)
+    rate = read_rate(hypers, phase)
+    moved = noisy_gradient_step(
+        state.params, grads, xi, rate, hypers.weight_decay, hypers.tau_xi
+    )
+    running = status == Status.RUNNING
+    keep = lambda new, old: jnp.where(running, new, old)  # noqa: E731
+    next_phase, next_status, counts = after_step(hypers, phase, status, state.phase_counts)
+    return TrainState(
+        params=jax.tree.map(keep, moved, state.params),
+        stats=jax.tree.map(keep, stats, state.stats),
+        phase=next_phase,
+        phase_counts=counts,
+        status=next_status,
+    )

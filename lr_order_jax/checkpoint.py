@@ -1,0 +1,147 @@
+"""Checkpoints of a run: Orbax writes and keeps them, checksums of our own guard them.
+
+A checkpoint is a tree of arrays (the state of all members, the history and the host's counters)
+and a small JSON object. Orbax restores a flipped bit or a truncated directory without complaint, so
+each leaf's digest stands in the JSON and is compared on restore, newest checkpoint first. This is
+the only module that imports Orbax.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+PyTree = Any
+
+
+class NoCheckpoint(LookupError):
+    """There is no usable checkpoint."""
+
+
+def _digests(tree: PyTree) -> dict[str, str]:
+    """A digest of each leaf's type, shape and bytes, by its path."""
+
+    def digest(leaf) -> str:
+        array = np.ascontiguousarray(leaf)
+        head = f"{array.dtype.str}{array.shape}".encode()
+        return hashlib.blake2b(head + array.tobytes(), digest_size=16).hexdigest()
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): digest(leaf) for path, leaf in leaves}
+
+
+def _seal(meta: dict) -> str:
+    text = json.dumps(meta, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints in a directory. A host resource: `close` it."""
+
+    def __init__(self, directory: str | os.PathLike, keep: int = 3):
+        self.directory = pathlib.Path(directory).resolve()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps of the stored checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, tree: PyTree, meta: dict) -> None:
+        """Stores a tree of nested dicts of NumPy arrays and a JSON object under a step.
+
+        A checkpoint of that step which is there already is the same one: nothing is written.
+        """
+        if step in self._manager.all_steps():
+            return
+        meta = {**meta, "digests": _digests(tree)}
+        sealed = {"meta": meta, "seal": _seal(meta)}
+        arguments = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(sealed)
+        )
+        self._manager.save(step, args=arguments, force=True)
+
+    def restore(self, step: int) -> tuple[PyTree, dict]:
+        """The tree and the JSON object of a step, checked against their digests.
+
+        Raises:
+          ValueError: if the checkpoint is damaged; the message says how.
+        """
+        arguments = ocp.args.Composite(
+            arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()
+        )
+        try:
+            restored = self._manager.restore(step, args=arguments)
+            meta, seal = restored.meta["meta"], restored.meta["seal"]
+            tree = jax.tree.map(np.asarray, restored.arrays)
+        except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
+            reason = str(error).strip().split("\n")[0][:200]
+            raise ValueError(f"cannot be read ({type(error).__name__}: {reason})") from error
+        if _seal(meta) != seal:
+            raise ValueError("its metadata do not match their checksum")
+        found = _digests(tree)
+        for path in sorted(set(found) | set(meta["digests"])):
+            if found.get(path) != meta["digests"].get(path):
+                raise ValueError(f"array {path} does not match its checksum")
+        return tree, meta
+
+    def restore_latest(self, say: Callable[[str], None]) -> tuple[PyTree, dict]:
+        """The newest checkpoint that is whole; damaged ones are set aside, which is said.
+
+        Raises:
+          NoCheckpoint: if there is none.
+        """
+        for step in reversed(self.steps()):
+            try:
+                return self.restore(step)
+            except ValueError as error:
+                aside = self._set_aside(step)
+                say(f"checkpoint of step {step}: {error}; moved to {aside}, going back to the one before")
+        raise NoCheckpoint(f"{self.directory} holds no usable checkpoint")
+
+    def _set_aside(self, step: int) -> pathlib.Path:
+        folder = self.directory.parent / "damaged_checkpoints"
+        folder.mkdir(exist_ok=True)
+        aside = folder / str(step)
+        if aside.exists():
+            shutil.rmtree(aside)
+        os.replace(self.directory / str(step), aside)
+        self._manager.reload()
+        return aside
+
+
+def restore(workdir: str | os.PathLike, step: int | None = None) -> tuple[PyTree, dict]:
+    """A checkpoint of a run for analysis: nested dicts of NumPy arrays, leaves (S, H, ...).
+
+    The tree holds `params`, `stats`, `phase`, `phase_counts`, `status` and `history` (points of
+    the time grid along the last axis). Nothing is written.
+
+    Args:
+      workdir: the run's directory.
+      step: which checkpoint; None: the newest.
+
+    Raises:
+      NoCheckpoint: if there is no such checkpoint.
+      ValueError: if it is damaged.
+    """
+    directory = pathlib.Path(workdir) / "checkpoints"
+    if not directory.is_dir():
+        raise NoCheckpoint(f"{directory} does not exist")
+    checkpoints = Checkpoints(directory)
+    try:
+        steps = checkpoints.steps()
+        if not steps or (step is not None and step not in steps):
+            raise NoCheckpoint(f"{directory} holds steps {steps}, not {step}")
+        return checkpoints.restore(steps[-1] if step is None else step)
+    finally:
+        checkpoints.close()

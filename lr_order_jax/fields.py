@@ -1,0 +1,136 @@
+"""Declared configuration fields: which values each may take, and the one error that says so.
+
+A section of the configuration is a frozen dataclass whose fields are made by `integer`, `real`,
+`choice` or `words` below. `parse` turns plain values into such a section or raises `ConfigError`
+with one line: the field, the value and what is allowed. No field has a default here: the defaults
+are those of the config file, which a user can read.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+Section = TypeVar("Section")
+
+
+class ConfigError(ValueError):
+    """A wrong configuration or input, told in one plain line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What one value of a field may be.
+
+    `kind` is int, float or str; `allows` tests a value of that kind and `allowed` says the same in
+    words; `many` marks a swept field (a tuple of values); `optional` lets it stay unset (None).
+    """
+
+    kind: type
+    allows: Callable[[Any], bool]
+    allowed: str
+    many: bool = False
+    optional: bool = False
+
+
+def _field(rule: Rule) -> Any:
+    return dataclasses.field(metadata={"rule": rule})
+
+
+def integer(low: int, high: int = 2**31 - 1, *, many: bool = False, optional: bool = False) -> Any:
+    """A whole number in [low, high]."""
+    allowed = f"a whole number from {low} to {high}"
+    return _field(Rule(int, lambda v: low <= v <= high, allowed, many, optional))
+
+
+def real(
+    allowed: str = "a finite number",
+    allows: Callable[[float], bool] = lambda v: True,
+    *,
+    many: bool = False,
+    optional: bool = False,
+) -> Any:
+    """A finite number which passes `allows`; `allowed` says the same in words."""
+    return _field(Rule(float, allows, allowed, many, optional))
+
+
+def positive(*, many: bool = False, optional: bool = False) -> Any:
+    """A finite number above 0."""
+    return real("a finite number > 0", lambda v: v > 0, many=many, optional=optional)
+
+
+def non_negative(*, many: bool = False, optional: bool = False) -> Any:
+    """A finite number, 0 or more."""
+    return real("a finite number >= 0", lambda v: v >= 0, many=many, optional=optional)
+
+
+def choice(*names: str) -> Any:
+    """One of the given names."""
+    return _field(Rule(str, lambda v: v in names, "one of " + ", ".join(names)))
+
+
+def words() -> Any:
+    """A tuple of strings, which may be empty."""
+    return _field(Rule(str, lambda v: bool(v), "a tuple of names", many=True, optional=True))
+
+
+def rules(section: type) -> dict[str, Rule]:
+    """The rules of a section's fields by name."""
+    return {f.name: f.metadata["rule"] for f in dataclasses.fields(section)}
+
+
+def swept_fields(section: type) -> tuple[str, ...]:
+    """Names of the fields of a section that hold a tuple of numbers: those that can be swept."""
+    return tuple(n for n, r in rules(section).items() if r.many and r.kind is not str)
+
+
+def _one(name: str, value: Any, rule: Rule) -> Any:
+    wrong = ConfigError(f"config.{name} = {value!r}: must be {rule.allowed}")
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy scalar
+        value = value.item()
+    if isinstance(value, bool):
+        raise wrong
+    if rule.kind is float and isinstance(value, int):
+        try:
+            value = float(value)
+        except OverflowError:
+            raise wrong from None
+    if not isinstance(value, rule.kind):
+        raise wrong
+    if rule.kind is float and not math.isfinite(value):
+        raise wrong
+    if not rule.allows(value):
+        raise wrong
+    return value
+
+
+def convert(name: str, value: Any, rule: Rule) -> Any:
+    """`value` as the rule wants it (ints of a float field become floats, one value a tuple).
+
+    Raises:
+      ConfigError: if the rule forbids it.
+    """
+    if value is None:
+        if rule.optional:
+            return () if rule.many and rule.kind is str else None
+        raise ConfigError(f"config.{name} is not set: must be {rule.allowed}")
+    if not rule.many:
+        return _one(name, value, rule)
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not values and not (rule.optional and rule.kind is str):
+        raise ConfigError(f"config.{name} = (): must hold at least one value, {rule.allowed}")
+    return tuple(_one(name, v, rule) for v in values)
+
+
+def parse(section: type[Section], values: Mapping[str, Any]) -> Section:
+    """A section from exactly its fields in `values` (others are not looked at).
+
+    Raises:
+      ConfigError: if a field is missing or its value is not allowed.
+    """
+    parsed = {}
+    for name, rule in rules(section).items():
+        if name not in values:
+            raise ConfigError(f"config.{name} is missing from the config file")
+        parsed[name] = convert(name, values[name], rule)
+    return section(**parsed)

@@ -1,0 +1,114 @@
+"""Every figure as a function of results: labelled arrays in, a matplotlib figure out.
+
+matplotlib is imported inside, so that importing the package does not pull it in.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from lr_order_jax import results
+
+
+def _spread(dataset: xr.Dataset, name: str, column: Mapping[str, int]):
+    """Mean over seeds and standard error of a curve of one column: two (T,) arrays."""
+    curves = dataset[name].isel(column).transpose("seed", ...).values
+    count = np.isfinite(curves).sum(axis=0)
+    total = np.where(count > 0, count, 1)
+    mean = np.where(count > 0, np.nansum(curves, axis=0) / total, np.nan)
+    variance = np.nansum((curves - mean) ** 2, axis=0) / np.maximum(count - 1, 1)
+    return mean, np.where(count > 1, np.sqrt(variance / total), 0.0)
+
+
+def _colours(count: int):
+    import matplotlib
+
+    return matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, count))
+
+
+def _rate_columns(dataset: xr.Dataset) -> list[dict[str, int]]:
+    """The columns along the initial rate, at the first value of every other axis."""
+    return [c for c in results.columns_of(dataset) if not any(c[a] for a in c if a != "eta_init")]
+
+
+def learning_order(dataset: xr.Dataset) -> Any:
+    """Second difference and the losses of Q-only and P-only examples against flow time.
+
+    One line an initial rate, mean over seeds with a band of one standard error; other axes at their
+    first value. A dotted line marks the annealing of the rate of its colour.
+    """
+    from matplotlib.figure import Figure
+
+    panels = (
+        ("second_difference", "second difference of g\n(negative: Q is learned)"),
+        ("train_loss_q_only", "training loss, Q-only examples"),
+        ("train_loss_p_only", "training loss, P-only examples"),
+    )
+    clock = results.clock_of(dataset)
+    columns = _rate_columns(dataset)
+    figure = Figure(figsize=(12.5, 4.0), layout="constrained")
+    axes = figure.subplots(1, len(panels))
+    for axis, (name, label) in zip(axes, panels, strict=True):
+        for column, colour in zip(columns, _colours(len(columns)), strict=True):
+            mean, error = _spread(dataset, name, column)
+            rate = results.label_of(dataset, column)["eta_init"]
+            time = dataset[clock].values
+            axis.plot(time, mean, color=colour, label=rate)
+            axis.fill_between(time, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
+            annealed, _ = results.mean_and_error(dataset["annealed_at"].isel(column).values)
+            if np.isfinite(annealed):
+                axis.axvline(annealed, color=colour, ls=":", lw=0.8)
+        axis.set_xlabel("flow time (learning rate x steps)")
+        axis.set_ylabel(label)
+    axes[0].legend(title="initial rate", fontsize="small")
+    figure.suptitle(f"Learning order, {dataset.sizes['seed']} seeds (band: one standard error)")
+    return figure
+
+
+def error_against_rate(dataset: xr.Dataset) -> Any:
+    """Final P-only test error against the initial learning rate: each seed, mean, standard error.
+
+    Seeds are paired (same data, initial weights and noise), so each is a line of its own.
+    """
+    from matplotlib.figure import Figure
+
+    columns = _rate_columns(dataset)
+    error = results.final(dataset, "test_error_p_only")
+    values = 100 * np.stack([error.isel(column).values for column in columns])  # (rates, seeds)
+    rates = dataset["eta_init"].values
+    by_rate = np.argsort(rates)
+    figure = Figure(figsize=(5.5, 4.0), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(rates[by_rate], values[by_rate], color="0.75", lw=0.8, marker=".", ms=4)
+    spread = np.array([results.mean_and_error(row) for row in values[by_rate]])
+    axis.errorbar(
+        rates[by_rate], spread[:, 0], spread[:, 1], color="C0", marker="o", capsize=3,
+        label="mean, standard error",
+    )  # fmt: skip
+    axis.plot([], [], color="0.75", marker=".", label="one seed")
+    axis.set_xscale("log")
+    axis.set_xlabel("initial learning rate (smallest: Algorithm 2, not annealed)")
+    axis.set_ylabel("final test error on P-only examples (%)")
+    axis.legend(fontsize="small")
+    return figure
+
+
+FIGURES: Mapping[str, Callable[[xr.Dataset], Any]] = {
+    "learning_order": learning_order,
+    "error_against_rate": error_against_rate,
+}
+
+
+def draw(dataset: xr.Dataset, names: Sequence[str], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Draws the named figures as PNG files into a folder and returns their paths."""
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for name in names:
+        path = folder / f"{name}.png"
+        figure = FIGURES[name](dataset)
+        results.write_aside(path, lambda p, f=figure: f.savefig(p, dpi=150, format="png"))
+        paths.append(path)
+    return paths

@@ -1,0 +1,89 @@
+"""Command line: flags in, `experiment.run` out.
+
+python -m lr_order_jax.main --config=configs/sweep.py[:ARGUMENT] [--workdir=DIR] [--config.FIELD=VALUE ...]
+
+Exit status: 0 when results are whole, 2 with one line on stderr for a wrong config or input, 130
+after SIGINT and 143 after SIGTERM, with everything saved.
+"""
+
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from lr_order_jax import experiment, results, spec
+from lr_order_jax.fields import ConfigError
+from lr_order_jax.progress import say
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or FILE:VARIANT.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; see the README.")
+
+
+def _config_file(argv: Sequence[str]) -> str:
+    """The value of --config on the command line ('' if none)."""
+    value = ""
+    for i, argument in enumerate(argv):
+        if match := re.fullmatch(r"--?config(=(.*))?", argument):
+            value = match[2] if match[1] else "".join(argv[i + 1 : i + 2])
+    return value
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Flags in, one line and exit status 2 for a wrong one (absl would print a traceback)."""
+    file = _config_file(argv)
+    try:
+        rest = flags.FLAGS(list(argv))
+        if not file:
+            raise ConfigError("--config is missing: give --config=configs/sweep.py")
+        if len(rest) > 1:
+            raise ConfigError(f"{rest[1]!r}: no such argument, options are --config, --workdir")
+        _ = _CONFIG.value.items  # a config file that could not be read says so only here
+        return rest
+    except ConfigError as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"--config={file}: {error.strerror or str(error).splitlines()[0]}")
+    except (AttributeError, KeyError) as error:
+        _refuse(f"--config: no such field {error.args[0] if error.args else error}")
+    except Exception as error:  # a config file is a program: it can raise anything
+        _refuse(_one_line(error))
+    raise AssertionError("unreachable")
+
+
+def _one_line(error: Exception) -> str:
+    """The telling line of an error whose text may hold a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("Pass --help", "Traceback", "File "))]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _refuse(line: str) -> None:
+    say(f"error: {line}")
+    sys.exit(2)
+
+
+def _main(argv: Sequence[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
+    try:
+        run_spec = spec.parse(_CONFIG.value)
+        name, _, variant = _config_file(sys.argv).partition(":")
+        stem = "-".join(part for part in (pathlib.Path(name).stem, variant) if part)
+        workdir = pathlib.Path(_WORKDIR.value or experiment.default_workdir(stem, run_spec))
+        dataset = experiment.run(run_spec, workdir)
+    except ConfigError as error:
+        _refuse(str(error))
+    except experiment.Interrupted as interruption:
+        say(f"{interruption}: everything is saved, the same command continues")
+        sys.exit(128 + interruption.signum)
+    except OSError as error:
+        say(f"error: {error}; what was saved before is whole, the same command continues")
+        sys.exit(1)
+    results.print_table(results.TABLES[run_spec.problem.table](dataset))
+    print(f"results: {workdir / 'results.nc'}   figures: {workdir / 'figures'}")
+
+
+if __name__ == "__main__":
+    app.run(_main, flags_parser=_parse_flags)

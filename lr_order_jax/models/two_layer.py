@@ -1,0 +1,45 @@
+"""The two-layer network of section 2: f(x) = r(x1) + g(x2), U = [W; V], fixed second layer.
+
+    r(x1) = w^T relu(W x1)   (3.6),      g(x2) = v^T relu(V x2)   (3.5)
+
+W sees the first block of an example only and V the second (the simplest structure of section 2).
+Each block has a width of its own, and its second layer the scale 1/sqrt(width).
+
+**Planar V.** Every x2 lies in the span of z and zeta, so only the projection of V on that plane
+enters f, and the gradient of f lies in it. Initial weights and noise are Gaussian, so projected
+they are Gaussian again: V is simulated exactly in distribution by its coordinates along z and
+zeta/|zeta|, two vectors of length m_v instead of one matrix (m_v, d). They are two leaves rather
+than the rows of one array: XLA's CPU backend then fuses the update without branches.
+"""
+
+import jax
+import jax.numpy as jnp
+
+HIGHEST = jax.lax.Precision.HIGHEST  # accelerators would otherwise multiply in TF32 or bfloat16
+
+
+def second_layer(key, width: int, law: str):
+    """The fixed second layer of one block, (width,): E[u_i^2] = 1/width.
+
+    The main text leaves the law of u open. `sign`: +-1/sqrt(width) with equal probability;
+    `gaussian`: N(0, 1/width).
+    """
+    if law == "sign":
+        return jax.random.rademacher(key, (width,), jnp.float32) / jnp.sqrt(jnp.float32(width))
+    return jax.random.normal(key, (width,)) / jnp.sqrt(jnp.float32(width))
+
+
+def block_output(u, weights, x):
+    """u^T relu(weights x) for each row of x: (width,), (width, d), (n, d) -> (n,)."""
+    hidden = jax.nn.relu(jnp.matmul(x, weights.T, precision=HIGHEST))
+    return jnp.matmul(hidden, u, precision=HIGHEST)
+
+
+def planar_output(v, plane, slopes: tuple[float, ...]):
+    """g at the points z + slope * zeta/|zeta|, for planar V: -> (len(slopes),).
+
+    `plane` holds V's coordinates along `z` and `zeta` (unit vectors), each (m_v,).
+    """
+    return jnp.stack(
+        [jnp.sum(v * jax.nn.relu(plane["z"] + s * plane["zeta"])) for s in slopes]
+    )

@@ -1,0 +1,289 @@
+"""The paper's distribution (section 2), its schedules and its measurements, for any model of it.
+
+An example is x = (x1, x2) with label y uniform on {-1, +1}, (2.1)-(2.4):
+
+    with probability p0      x1 ~ P_y, x2 = 0        "P only"   (group 0)
+    with probability q0      x1 = 0,   x2 ~ Q_y      "Q only"   (group 1)
+    otherwise                x1 ~ P_y, x2 ~ Q_y      "both"     (group 2)
+
+P_y: a half Gaussian beyond a margin gamma0 along w*; Q_y: one of three directions z, z + zeta,
+z - zeta times alpha ~ U[0, A] (2.5); the paper has A = 1. Because every x2 is a multiple of one of
+three directions and relu is positively homogeneous, g(alpha v) = alpha g(v): an example's x2 is
+kept as a row of coefficients over the directions, and g on all of Q is three numbers.
+
+The empirical fractions follow the corrected reading of section 2: q is the fraction of *Q-only*
+examples (x1 = 0) and p that of *P-only* ones (x2 = 0).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lr_order_jax import fields
+from lr_order_jax.algorithm import NEVER, Hypers
+from lr_order_jax.fields import ConfigError
+from lr_order_jax.problem import Variable
+
+GROUPS = ("p_only", "q_only", "both")
+
+
+class Examples(NamedTuple):
+    """Examples of the distribution. n examples, d dimensions of each block."""
+
+    x1: jax.Array  # (n, d); zero where there is no P pattern
+    q_coefficients: jax.Array  # (n, 3): x2 = coefficients @ directions; zero without Q pattern
+    y: jax.Array  # (n,) -1. or +1.
+    group: jax.Array  # (n,) int32: index into GROUPS
+
+
+class Data(NamedTuple):
+    """The data of one seed."""
+
+    train: Examples
+    test: Examples  # every one has both patterns; the groups are made by leaving one out
+    w_star: jax.Array  # (d,) unit vector: the linear rule of P
+    directions: jax.Array  # (3, d): z, z + zeta, z - zeta
+
+
+def sample_p(key, y, w_star, gamma0):
+    """x1 ~ P_y, one row a label: x1 = y gamma0 w* + (z | y <w*, z> >= 0), z ~ N(0, I/d).
+
+    Exact for any unit w*: a Gaussian whose component along w* is turned to the side of y is the
+    conditioned Gaussian (the bar in the printed definition is a conditioning bar).
+
+    Args:
+      y: (n,) labels.
+      w_star: (d,) unit vector.
+
+    Returns:
+      (n, d), with y <w*, x1> >= gamma0.
+    """
+    d = w_star.shape[0]
+    z = jax.random.normal(key, (y.shape[0], d)) / jnp.sqrt(jnp.float32(d))
+    along = jnp.matmul(z, w_star, precision=jax.lax.Precision.HIGHEST)
+    wanted = y * (jnp.abs(along) + gamma0)
+    return z + (wanted - along)[:, None] * w_star
+
+
+def sample_q(key, y, q_scale):
+    """x2 ~ Q_y (2.5) as coefficients over (z, z + zeta, z - zeta): (n, 3), one non-zero a row.
+
+    alpha ~ U[0, A]; z for y = +1, and z + b zeta with b = +-1 for y = -1.
+    """
+    key_alpha, key_b = jax.random.split(key)
+    alpha = q_scale * jax.random.uniform(key_alpha, y.shape)
+    b = jax.random.bernoulli(key_b, shape=y.shape)
+    direction = jnp.where(y > 0, 0, jnp.where(b, 1, 2))
+    return alpha[:, None] * jax.nn.one_hot(direction, 3)
+
+
+def sample_examples(key, n: int, groups, w_star, gamma0, q_scale) -> Examples:
+    """n examples with uniform labels whose groups are given: (n,) int32, indices into GROUPS."""
+    key_y, key_p, key_q = jax.random.split(key, 3)
+    y = jax.random.rademacher(key_y, (n,), jnp.float32)
+    x1 = sample_p(key_p, y, w_star, gamma0)
+    q_coefficients = sample_q(key_q, y, q_scale)
+    has_p, has_q = groups != 1, groups != 0
+    return Examples(
+        x1=jnp.where(has_p[:, None], x1, 0.0),
+        q_coefficients=jnp.where(has_q[:, None], q_coefficients, 0.0),
+        y=y,
+        group=groups,
+    )
+
+
+def sample_groups(key, n: int, p0, q0):
+    """The mixture (2.2)-(2.4): (n,) int32, P only with probability p0, Q only with q0."""
+    u = jax.random.uniform(key, (n,))
+    return jnp.where(u < p0, 0, jnp.where(u < p0 + q0, 1, 2)).astype(jnp.int32)
+
+
+def sample_geometry(key, d: int, r):
+    """Unit w*, and the directions z, z + zeta, z - zeta with unit z, |zeta| = r, <z, zeta> = 0."""
+    key_w, key_plane = jax.random.split(key)
+    w_star = jax.random.normal(key_w, (d,))
+    plane, _ = jnp.linalg.qr(jax.random.normal(key_plane, (d, 2)))
+    z, zeta = plane[:, 0], r * plane[:, 1]
+    return w_star / jnp.linalg.norm(w_star), jnp.stack([z, z + zeta, z - zeta])
+
+
+def logistic_loss(f, y):
+    """l(f; (x, y)) = log(1 + exp(-y f)), elementwise (section 2)."""
+    return jax.nn.softplus(-y * f)
+
+
+def second_difference(g):
+    """D = g(z + zeta) + g(z - zeta) - 2 g(z), the quantity of Lemma 4.2; `g` is (3,).
+
+    A net that has learned Q has D < 0: z +- zeta have the label -1 and z has +1.
+    """
+    return g[1] + g[2] - 2 * g[0]
+
+
+def num_steps(flow_time: float, rate: float) -> int:
+    """Steps of a rate that cover a flow time (the sum of gamma_t)."""
+    return math.ceil(flow_time / rate * (1 - 1e-12))
+
+
+VARIABLES = {
+    "train_loss": Variable("training loss, all examples"),
+    "train_loss_p_only": Variable("training loss, P-only examples"),
+    "train_loss_q_only": Variable("training loss, Q-only examples"),
+    "train_loss_both": Variable("training loss, examples with both patterns"),
+    "second_difference": Variable("g(z + zeta) + g(z - zeta) - 2 g(z) (Lemma 4.2)"),
+    "test_error": Variable("test error of the mixture"),
+    "test_error_p_only": Variable("test error, P-only examples"),
+    "test_error_q_only": Variable("test error, Q-only examples"),
+    "test_error_both": Variable("test error, examples with both patterns"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticFields:
+    """The section of the configuration that all problems on this distribution share."""
+
+    # Schedule and noise; tuples are swept.
+    eta_init: tuple[float, ...] = fields.positive(many=True)  # initial rate; eta_2: Algorithm 2
+    eta_2: tuple[float, ...] = fields.positive(many=True)  # rate after annealing
+    noise_scale: tuple[float, ...] = fields.non_negative(many=True)  # multiplies tau_xi
+    lam: tuple[float, ...] = fields.non_negative(many=True)  # weight decay lambda
+    tau_xi: tuple[float, ...] | None = fields.non_negative(many=True, optional=True)
+    epsilon_1: tuple[float, ...] = fields.real(many=True)  # negative: no loss threshold
+    epsilon_2: tuple[float, ...] = fields.non_negative(many=True)  # 0: no stop
+    anneal_step: tuple[int, ...] | None = fields.integer(1, many=True, optional=True)
+    eta_1: float | None = fields.positive(optional=True)  # unset: the largest eta_init
+    flow_time_1: float = fields.non_negative()  # anneal by this flow time at the latest
+    flow_time_2: float = fields.non_negative()  # run so long after annealing
+    # Distribution.
+    d: int = fields.integer(2)
+    n: int = fields.integer(1)
+    p0: float = fields.real("a number from 0 to 1", lambda v: 0 <= v <= 1)
+    q0: float = fields.real("a number from 0 to 1", lambda v: 0 <= v <= 1)
+    r: float = fields.positive()  # |zeta|
+    gamma0: float | None = fields.non_negative(optional=True)  # unset: 1/sqrt(d)
+    q_scale: float = fields.positive()  # A: alpha ~ U[0, A]
+    num_test: int = fields.integer(1)  # test examples of each group
+
+
+def resolve(section: Any) -> Any:
+    """The section with its placeholders filled in and its fields checked against each other.
+
+    Raises:
+      ConfigError: if fields contradict each other.
+    """
+    if section.p0 + section.q0 > 1:
+        raise ConfigError(
+            f"config.p0 + config.q0 = {section.p0 + section.q0:g}: must be at most 1, "
+            "the rest of the examples has both patterns"
+        )
+    eta_1 = section.eta_1 if section.eta_1 is not None else max(section.eta_init)
+    if max(section.eta_2) > eta_1:
+        raise ConfigError(
+            f"config.eta_2 = {max(section.eta_2):g}: must be at most eta_1 = {eta_1:g}, "
+            "the large initial rate"
+        )
+    if max(section.lam) * max(eta_1, *section.eta_init) >= 1:
+        raise ConfigError(
+            f"config.lam = {max(section.lam):g}: must be below 1/eta_1 = {1 / eta_1:g}, "
+            "or weight decay overshoots"
+        )
+    if not section.flow_time_1 + section.flow_time_2 > 0:
+        raise ConfigError("config.flow_time_1 + config.flow_time_2 = 0: must be > 0")
+    gamma0 = section.gamma0 if section.gamma0 is not None else section.d**-0.5
+    return dataclasses.replace(section, eta_1=eta_1, gamma0=gamma0)
+
+
+def make_data(section: SyntheticFields, key) -> Data:
+    """Training and test examples of one seed. Test examples are drawn apart from training ones."""
+    key_geometry, key_groups, key_train, key_test = jax.random.split(key, 4)
+    w_star, directions = sample_geometry(key_geometry, section.d, section.r)
+    groups = sample_groups(key_groups, section.n, section.p0, section.q0)
+    law = (w_star, section.gamma0, section.q_scale)
+    train = sample_examples(key_train, section.n, groups, *law)
+    both = jnp.full(section.num_test, 2, jnp.int32)
+    test = sample_examples(key_test, section.num_test, both, *law)
+    return Data(train, test, w_star, directions)
+
+
+def schedule(
+    section: SyntheticFields, values: Mapping[str, Any], data: Data, tau_xi: Any
+) -> Hypers:
+    """Hyperparameters of one member (host arrays): Algorithm 1, or 2 if eta_init = eta_2.
+
+    Algorithm 1 anneals when the training loss falls to epsilon_1 + q log 2 (q: the Q-only
+    fraction of this seed's data), at `anneal_step`, or at flow_time_1, whichever comes first, and
+    then runs for flow_time_2. Algorithm 2 runs at eta_2 for flow_time_1 + flow_time_2. Both stop
+    when the loss falls to epsilon_2 in their last phase.
+
+    Raises:
+      ConfigError: if the member's rates are in the wrong order or take too many steps.
+    """
+    eta_init, eta_2 = values["eta_init"], values["eta_2"]
+    if eta_init < eta_2:
+        raise ConfigError(
+            f"config.eta_init = {eta_init:g}: must be at least eta_2 = {eta_2:g} "
+            "(equal: Algorithm 2)"
+        )
+    stop = values["epsilon_2"] if values["epsilon_2"] > 0 else -math.inf
+    if eta_init == eta_2:
+        horizon = section.flow_time_1 + section.flow_time_2
+        steps = (0, num_steps(horizon, eta_2))
+        thresholds = (-math.inf, stop)
+    else:
+        first = num_steps(section.flow_time_1, eta_init)
+        steps = (min(first, values["anneal_step"] or NEVER), num_steps(section.flow_time_2, eta_2))
+        q = float(np.mean(np.asarray(data.train.group) == 1))
+        epsilon_1 = values["epsilon_1"]
+        thresholds = (epsilon_1 + q * math.log(2) if epsilon_1 >= 0 else -math.inf, stop)
+    if sum(steps) >= NEVER:
+        raise ConfigError(
+            f"config.eta_init = {eta_init:g}, config.eta_2 = {eta_2:g}: the flow time takes "
+            f"{sum(steps):.3g} steps, must be below {NEVER}"
+        )
+    return Hypers(
+        rates=np.array([eta_init, eta_2], np.float64),
+        phase_steps=np.array(steps, np.int64),
+        loss_thresholds=np.array(thresholds, np.float64),
+        weight_decay=np.float64(values["lam"]),
+        tau_xi=jax.tree.map(np.float64, tau_xi),
+    )
+
+
+def group_loss_sums(f, examples: Examples):
+    """Sum of the loss and number of examples in each group, (3,) and (3,)."""
+    members = jax.nn.one_hot(examples.group, len(GROUPS))
+    return logistic_loss(f, examples.y) @ members, jnp.sum(members, axis=0)
+
+
+def test_error_counts(r, g, y):
+    """Wrong predictions with P alone, Q alone and both patterns, from r(x1) and g(x2): (3,).
+
+    An output of 0 is wrong.
+    """
+    return jnp.stack([jnp.sum(y * f <= 0, dtype=jnp.float32) for f in (r, g, r + g)])
+
+
+def summarize(section: SyntheticFields, sums: Mapping[str, Any], g) -> dict[str, jax.Array]:
+    """The contract's variables from sums over the examples and g at the three directions.
+
+    The test error of the mixture weighs the groups by their probabilities. The loss of a group
+    without training examples is NaN.
+    """
+    loss, count = sums["loss"], sums["count"]
+    by_group = loss / count
+    error = sums["wrong"] / sums["num_test"]
+    share = jnp.array([section.p0, section.q0, 1 - section.p0 - section.q0])
+    losses = {f"train_loss_{name}": by_group[i] for i, name in enumerate(GROUPS)}
+    errors = {f"test_error_{name}": error[i] for i, name in enumerate(GROUPS)}
+    return {
+        "train_loss": jnp.sum(loss) / jnp.sum(count),
+        **losses,
+        "second_difference": second_difference(g),
+        "test_error": jnp.sum(share * error),
+        **errors,
+    }

@@ -1,0 +1,125 @@
+"""The two-layer network of section 2 on the paper's distribution: (3.1)-(3.2) on U = [W; V]."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lr_order_jax import fields
+from lr_order_jax.algorithm import stationary_tau_xi
+from lr_order_jax.models import two_layer as net
+from lr_order_jax.problem import Model
+from lr_order_jax.problems import synthetic
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoLayer:
+    """Problem `two_layer`. `fields` is its section of the configuration, resolved."""
+
+    fields: Any
+
+    clock = "flow_time"
+    variables = synthetic.VARIABLES
+    table = "learning_order"
+    figures = ("learning_order", "error_against_rate")
+
+    @dataclasses.dataclass(frozen=True)
+    class Fields(synthetic.SyntheticFields):
+        m_w: int = fields.integer(1)  # width of W
+        m_v: int = fields.integer(1)  # width of V
+        tau0_w: float = fields.non_negative()  # deviation of the initial weights
+        tau0_v: float = fields.non_negative()
+        u_law: str = fields.choice("sign", "gaussian")
+        v_representation: str = fields.choice("planar", "ambient")
+
+    @classmethod
+    def build(cls, section: Any) -> "TwoLayer":
+        """The problem of a section of the configuration."""
+        return cls(synthetic.resolve(section))
+
+    def horizon(self) -> float:
+        return self.fields.flow_time_1 + self.fields.flow_time_2
+
+    def time_per_step(self, hypers):
+        return hypers.rates
+
+    def make_data(self, key) -> synthetic.Data:
+        return synthetic.make_data(self.fields, key)
+
+    def init(self, key) -> Model:
+        """U_0 ~ N(0, tau_0^2) entrywise, tau_0 by block; u fixed at its draw."""
+        c = self.fields
+        key_w, key_v, key_u = jax.random.split(key, 3)
+        if c.v_representation == "planar":
+            draws = c.tau0_v * jax.random.normal(key_v, (2, c.m_v))
+            v = {"z": draws[0], "zeta": draws[1]}
+        else:
+            v = c.tau0_v * jax.random.normal(key_v, (c.m_v, c.d))
+        key_uw, key_uv = jax.random.split(key_u)
+        return Model(
+            params={"W": c.tau0_w * jax.random.normal(key_w, (c.m_w, c.d)), "V": v},
+            stats={
+                "w": net.second_layer(key_uw, c.m_w, c.u_law),
+                "v": net.second_layer(key_uv, c.m_v, c.u_law),
+            },
+        )
+
+    def tau_xi(self, values) -> dict[str, float]:
+        """Noise deviation a block: Assumption 3.1 at eta_1 unless set, times noise_scale."""
+        c = self.fields
+
+        def block(tau_0):
+            if values["tau_xi"] is not None:
+                return values["noise_scale"] * values["tau_xi"]
+            return values["noise_scale"] * stationary_tau_xi(tau_0, c.eta_1, values["lam"])
+
+        return {"W": block(c.tau0_w), "V": block(c.tau0_v)}
+
+    def hypers(self, values, data):
+        return synthetic.schedule(self.fields, values, data, self.tau_xi(values))
+
+    def r(self, params, stats, x1):
+        """The network's output on the P block, (3.6): (n, d) -> (n,)."""
+        return net.block_output(stats["w"], params["W"], x1)
+
+    def g(self, params, stats, directions):
+        """The output on the Q block, (3.5), at z, z + zeta and z - zeta: (3,)."""
+        if self.fields.v_representation == "planar":
+            return net.planar_output(
+                stats["v"], params["V"], (0.0, self.fields.r, -self.fields.r)
+            )
+        return net.block_output(stats["v"], params["V"], directions)
+
+    def batch(self, data, key, step):
+        """Full batch: the noise of (3.2) stands for that of minibatches."""
+        return data
+
+    def loss(self, params, stats, batch, key):
+        """L(U), the mean logistic loss of f = r + g over the training examples."""
+        train = batch.train
+        r = self.r(params, stats, train.x1)
+        if self.fields.v_representation == "planar":
+            g = train.q_coefficients @ self.g(params, stats, batch.directions)
+        else:  # as printed: V meets each x2 in R^d
+            x2 = jnp.matmul(train.q_coefficients, batch.directions, precision=net.HIGHEST)
+            g = net.block_output(stats["v"], params["V"], x2)
+        return jnp.mean(synthetic.logistic_loss(r + g, train.y)), stats
+
+    def evaluation_batches(self, data):
+        return jax.tree.map(lambda leaf: leaf[None], data)
+
+    def evaluate(self, model, batch):
+        g3 = self.g(model.params, model.stats, batch.directions)
+        train_r = self.r(model.params, model.stats, batch.train.x1)
+        train_g = batch.train.q_coefficients @ g3
+        loss, count = synthetic.group_loss_sums(train_r + train_g, batch.train)
+        test_r = self.r(model.params, model.stats, batch.test.x1)
+        test_g = batch.test.q_coefficients @ g3
+        wrong = synthetic.test_error_counts(test_r, test_g, batch.test.y)
+        num_test = jnp.float32(batch.test.y.shape[0])
+        return {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}
+
+    def summarize(self, data, model, sums):
+        g3 = self.g(model.params, model.stats, data.directions)
+        return synthetic.summarize(self.fields, sums, g3)

@@ -1,0 +1,65 @@
+"""What a run tells while it goes on: a bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+
+PLAIN_EVERY = 20.0  # seconds between plain lines
+
+
+def say(text: str) -> None:
+    """One line to the user, apart from results: on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+class Progress:
+    """Progress in member-steps: members that ended need no more, so the time left is honest.
+
+    A host resource: `close` it before printing anything else.
+    """
+
+    def __init__(self, total: int, done: int):
+        self._total, self._first = total, done
+        self._start = self._told = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("", total=total, completed=done)
+            self._bar.start()
+
+    def update(self, done: int, clock: str, now: float, alive: int, step: int, speed: float):
+        """Tells the state of the run.
+
+        Args:
+          done: member-steps taken, of `total`.
+          now: least time of the running members, in units of the clock.
+          alive: members that still run.
+          speed: steps a second of the whole grid, lately.
+        """
+        elapsed = time.monotonic() - self._start
+        pace = (done - self._first) / elapsed if elapsed > 0 else 0.0
+        left = _duration((self._total - done) / pace) if pace > 0 else "?"
+        text = (
+            f"{clock.replace('_', ' ')} {now:.4g}, {alive} members alive, step {step}, "
+            f"{speed:.0f} steps/s, {left} left"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=text)
+        elif time.monotonic() - self._told >= PLAIN_EVERY:
+            self._told = time.monotonic()
+            say(f"{done / self._total:4.0%}  {text}")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

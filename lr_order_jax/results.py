@@ -1,0 +1,281 @@
+"""Results as labelled arrays: the history while a run goes on, `results.nc`, and the table.
+
+`results.nc` (NetCDF, written by xarray) has one dimension `seed`, one for each axis of the sweep and
+one of time, never reduced over members. It is written aside and renamed, so a reader never sees half
+a file, and holds no wall time, so that equal runs give equal bytes.
+"""
+
+import itertools
+import json
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from lr_order_jax import __version__
+from lr_order_jax.algorithm import Status
+from lr_order_jax.problem import Variable
+from lr_order_jax.sweep import Axis
+
+TIME_UNITS = {"flow_time": "learning rate x steps", "epoch": "epochs"}
+
+MEMBER_VARIABLES = {
+    "annealed_at": "time at which the learning rate was annealed; NaN if it was not",
+    "ended_at": "time at which the member ended; NaN while it runs",
+}
+
+HOST_VARIABLES = {
+    "learning_rate": Variable("learning rate of the next step"),
+    "step": Variable("steps taken"),
+}
+
+
+def blank_history(names: Sequence[str], shape: Sequence[int]) -> dict[str, np.ndarray]:
+    """Records not yet made: one float64 array of NaN a variable, (S, H, points of time)."""
+    return {name: np.full(tuple(shape), np.nan) for name in names}
+
+
+def make_dataset(
+    *,
+    what: Mapping[str, Any],
+    clock: str,
+    variables: Mapping[str, Variable],
+    axes: Sequence[Axis],
+    seeds: Sequence[int],
+    time: np.ndarray,
+    history: Mapping[str, np.ndarray],
+    status: np.ndarray,
+    member_times: Mapping[str, np.ndarray],
+) -> xr.Dataset:
+    """The labelled arrays of a run.
+
+    Args:
+      what: what was computed, stored as JSON in the attribute `config`.
+      history: (S, H, T) arrays by variable name.
+      status: (S, H) values of `Status`.
+      member_times: (S, H) arrays by the names in MEMBER_VARIABLES.
+    """
+    grid = [len(seeds), *(len(axis) for axis in axes)]
+    member_dims = ["seed", *(axis.name for axis in axes)]
+    coords: dict[str, Any] = {
+        "seed": ("seed", np.asarray(seeds, np.int64), {"long_name": "seed", "units": "1"}),
+        clock: (clock, time, {"long_name": clock.replace("_", " "), "units": TIME_UNITS[clock]}),
+    }
+    for axis in axes:
+        for field, values in axis.values.items():
+            attributes = {"long_name": f"config field {field}", "units": "1"}
+            coords[field] = (axis.name, np.asarray(values), attributes)
+    arrays: dict[str, Any] = {}
+    for name, variable in {**variables, **HOST_VARIABLES}.items():
+        shaped = history[name].reshape(*grid, len(time))
+        attributes = {"long_name": variable.long_name, "units": variable.units}
+        arrays[name] = ([*member_dims, clock], shaped, attributes)
+    for name, long_name in MEMBER_VARIABLES.items():
+        attributes = {"long_name": long_name, "units": TIME_UNITS[clock]}
+        arrays[name] = (member_dims, member_times[name].reshape(grid), attributes)
+    flags = {
+        "long_name": "state of the member",
+        "units": "1",
+        "flag_values": np.array([s.value for s in Status], np.int32),
+        "flag_meanings": " ".join(s.name.lower() for s in Status),
+    }
+    arrays["status"] = (member_dims, status.astype(np.int32).reshape(grid), flags)
+    attributes = {
+        "Conventions": "CF-1.11",
+        "title": "Learning order under large and small initial learning rates",
+        "problem": what["problem"],
+        "source": f"lr_order_jax {__version__}",
+        "config": json.dumps(what, sort_keys=True),
+        "complete": np.int32(np.all(status != Status.RUNNING)),
+    }
+    return xr.Dataset(arrays, coords, attributes)
+
+
+def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], None]) -> None:
+    """Writes a file beside `path` by `write(temporary path)`, flushes it and renames it."""
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        write(aside)
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_results(dataset: xr.Dataset, path: str | os.PathLike) -> None:
+    """Writes `results.nc`, whole or not at all."""
+    write_aside(path, lambda aside: dataset.to_netcdf(aside, engine="h5netcdf"))
+
+
+def write_json(value: Any, path: str | os.PathLike) -> None:
+    """Writes a JSON file, whole or not at all."""
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    write_aside(path, lambda aside: aside.write_text(text))
+
+
+def read_results(workdir: str | os.PathLike) -> xr.Dataset:
+    """The labelled arrays of a run's directory, in memory; the file is closed again."""
+    return xr.load_dataset(pathlib.Path(workdir) / "results.nc", engine="h5netcdf")
+
+
+def clock_of(dataset: xr.Dataset) -> str:
+    """Name of the time dimension."""
+    return "flow_time" if "flow_time" in dataset.dims else "epoch"
+
+
+def final(dataset: xr.Dataset, name: str) -> xr.DataArray:
+    """A variable at each member's last record (not reduced over members)."""
+    clock = clock_of(dataset)
+    last = dataset["step"].notnull().sum(clock) - 1
+    return dataset[name].isel({clock: last.clip(min=0)}).drop_vars(clock)
+
+
+def half_times(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """When each member had half learned P and Q: the times of half of the whole change.
+
+    P by the training loss of the P-only examples, which starts at about log 2; Q by the magnitude
+    of the second difference, which starts at about 0 and grows as Q is learned (Lemma 4.2). "The
+    whole change" is that from the first record to the member's last.
+    """
+    clock = clock_of(dataset)
+
+    def first_half(name: str) -> xr.DataArray:
+        start = dataset[name].isel({clock: 0}, drop=True)
+        share = (dataset[name] - start) / (final(dataset, name) - start)
+        return dataset[clock].where(share >= 0.5).min(clock)
+
+    return first_half("train_loss_p_only"), first_half("second_difference")
+
+
+def mean_and_error(values: Any) -> tuple[float, float]:
+    """Mean over seeds and its standard error, of the finite values (NaN where too few)."""
+    finite = np.asarray(values, float)
+    finite = finite[np.isfinite(finite)]
+    if finite.size == 0:
+        return math.nan, math.nan
+    if finite.size == 1:
+        return float(finite[0]), math.nan
+    return float(finite.mean()), float(finite.std(ddof=1) / math.sqrt(finite.size))
+
+
+class Table(NamedTuple):
+    """A table for the terminal: strings, and remarks under it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    remarks: list[str]
+
+
+def _with_error(values: Any, scale: float = 1.0, digits: int = 2) -> str:
+    mean, error = mean_and_error(np.asarray(values) * scale)
+    if math.isnan(mean):
+        return "-"
+    if math.isnan(error):
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} +- {error:.{digits}f}"
+
+
+def columns_of(dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """Every combination of hyperparameters in the dataset: {axis: value along it}, C order."""
+    axes = [str(dim) for dim in dataset["status"].dims if dim != "seed"]
+    points = itertools.product(*(range(dataset.sizes[axis]) for axis in axes))
+    return [dict(zip(axes, point, strict=True)) for point in points]
+
+
+def label_of(dataset: xr.Dataset, column: Mapping[str, int]) -> dict[str, str]:
+    """The values of the swept fields of a column, as text, by field."""
+    return {
+        str(name): f"{float(coordinate.isel({coordinate.dims[0]: column[coordinate.dims[0]]})):g}"
+        for name, coordinate in dataset.coords.items()
+        if coordinate.dims and coordinate.dims[0] in column
+    }
+
+
+def learning_order(p_times: Any, q_times: Any) -> str:
+    """Which pattern the members of a column half learned first, and in how many of them."""
+    both = np.isfinite(p_times) & np.isfinite(q_times)
+    if not both.any():
+        return "-"
+    q_first = int(np.sum((q_times < p_times) & both))
+    p_first = int(both.sum()) - q_first
+    name, count = ("Q, P", q_first) if q_first > p_first else ("P, Q", p_first)
+    return f"{name} ({count}/{both.sum()})"
+
+
+def learning_order_table(dataset: xr.Dataset) -> Table:
+    """One row a combination of hyperparameters: annealing, learning order, final errors in %.
+
+    Means over seeds with standard errors. `order` names the pattern that was half learned first
+    (see `half_times`) and in how many seeds.
+    """
+    p_half, q_half = half_times(dataset)
+    errors = {n: final(dataset, f"test_error_{n}") for n in ("p_only", "q_only", "both")}
+    errors["all"] = final(dataset, "test_error")
+    ended_well = dataset["status"] != Status.DIVERGED
+    columns = columns_of(dataset)
+    rows = []
+    for column in columns:
+        p, q = p_half.isel(column).values, q_half.isel(column).values
+        diverged = int((~ended_well.isel(column)).sum())
+        numbers = [
+            _with_error(error.where(ended_well).isel(column).values, 100)
+            for error in errors.values()
+        ]
+        rows.append(
+            (
+                *label_of(dataset, column).values(),
+                _with_error(dataset["annealed_at"].isel(column).values, digits=1),
+                learning_order(p, q),
+                _with_error(q, digits=1),
+                _with_error(p, digits=1),
+                *numbers,
+                str(diverged) if diverged else "",
+            )
+        )
+    remarks = []
+    rates = dataset["eta_init"].values
+    if dataset.sizes["eta_init"] > 1:
+        error = errors["p_only"].where(ended_well)
+        rest = {axis: 0 for axis in columns[0] if axis != "eta_init"}
+        small = error.isel(eta_init=int(rates.argmin()), **rest)
+        large = error.isel(eta_init=int(rates.argmax()), **rest)
+        told = _with_error((small - large).values, 100)
+        where = "" if not rest else " (at the first value of the other axes)"
+        remarks.append(
+            f"P-only error, smallest less largest initial rate, paired by seed: {told} points{where}"
+        )
+    names = tuple(label_of(dataset, columns[0]))
+    heads = ("annealed at", "order", "Q half at", "P half at", "P-only %", "Q-only %", "both %")
+    return Table(
+        f"{dataset.attrs['problem']}: {dataset.sizes['seed']} seeds, mean +- standard error",
+        (*names, *heads, "test %", "diverged"),
+        rows,
+        remarks,
+    )
+
+
+TABLES: Mapping[str, Callable[[xr.Dataset], Table]] = {"learning_order": learning_order_table}
+
+
+def print_table(table: Table) -> None:
+    """Prints a table on the terminal, and its remarks under it."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    shown = RichTable(title=table.title)
+    for name in table.columns:
+        shown.add_column(name, justify="right")
+    for row in table.rows:
+        shown.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(shown)
+    for remark in table.remarks:
+        console.print(remark)

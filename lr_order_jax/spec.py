@@ -1,0 +1,102 @@
+"""From a ConfigDict to frozen, validated sections; the only code that sees a ConfigDict.
+
+A configuration says *what* is computed (the problem's section and `Common`), which names the
+default workdir and is compared on resume, and *how* (`How`), which is free to change: no choice in
+it changes the meaning of a result.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lr_order_jax import fields, problem
+from lr_order_jax.fields import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What is computed, apart from the problem."""
+
+    seeds: tuple[int, ...] | None = fields.integer(0, many=True, optional=True)
+    num_seeds: int | None = fields.integer(1, optional=True)  # stands for seeds 0..num_seeds-1
+    zipped: tuple[str, ...] = fields.words()  # each "a+b": fields a and b are one axis
+    num_records: int = fields.integer(1)  # points of the time grid after the one at 0
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How it is computed."""
+
+    driving: str = fields.choice("scan", "dispatch")
+    mapping: str = fields.choice("vmap", "unroll", "map")
+    checkpoint_every: float = fields.non_negative()  # seconds between checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A resolved configuration. `problem` is built from its section, `what` is plain data."""
+
+    problem: problem.Problem
+    common: Common
+    how: How
+    what: Mapping[str, Any]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        assert self.common.seeds is not None  # `parse` resolves them
+        return self.common.seeds
+
+
+def parse(config: Any) -> Spec:
+    """The spec of a ConfigDict (or a mapping of the same fields).
+
+    Raises:
+      ConfigError: for an unknown, missing or wrong field.
+    """
+    values = dict(config.items())
+    name = values.pop("problem", None)
+    builder = problem.lookup(name)
+    sections = (builder.Fields, Common, How)
+    known = {field for section in sections for field in fields.rules(section)}
+    for field in values:
+        if field not in known:
+            raise ConfigError(f"config.{field}: problem {name!r} has no such field")
+    section, common, how = (fields.parse(s, values) for s in sections)
+    common = _resolve_seeds(common)
+    task = builder.build(section)
+    what = {
+        "problem": name,
+        **dataclasses.asdict(task.fields),
+        **dataclasses.asdict(common),
+    }
+    return Spec(task, common, how, json.loads(json.dumps(what)))
+
+
+def _resolve_seeds(common: Common) -> Common:
+    if common.seeds is not None:
+        seeds = common.seeds
+    elif common.num_seeds is not None:
+        seeds = tuple(range(common.num_seeds))
+    else:
+        raise ConfigError("config.seeds is not set: give seeds, or num_seeds = k for 0..k-1")
+    if len(set(seeds)) != len(seeds):
+        raise ConfigError(f"config.seeds = {seeds}: must be distinct")
+    return dataclasses.replace(common, seeds=seeds, num_seeds=len(seeds))
+
+
+def digest(spec: Spec) -> str:
+    """Eight hexadecimal digits that stand for what is computed."""
+    text = json.dumps(spec.what, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """One line naming the fields in which two descriptions of what is computed differ; '' if none."""
+    names = sorted(set(stored) | set(asked))
+    return "; ".join(
+        f"{n} is {stored.get(n)!r} there, {asked.get(n)!r} here"
+        for n in names
+        if stored.get(n) != asked.get(n)
+    )
