@@ -67,7 +67,7 @@ def sample_p(key, y, w_star, gamma0):
     z = jax.random.normal(key, (y.shape[0], d)) / jnp.sqrt(jnp.float32(d))
     along = jnp.matmul(z, w_star, precision=jax.lax.Precision.HIGHEST)
     wanted = y * (jnp.abs(along) + gamma0)
-    return z + (wanted - along)[:, None] * w_star
+    return z + (wanted - along)[:, None] * w_star[None, :]
 
 
 def sample_q(key, y, q_scale):

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Prepares .venv and runs all checks: format, lint, types, tests. Arguments go to pytest:
+#   bash launch/test.sh                 everything
+#   bash launch/test.sh -m 'not slow'   the plain suite
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+prepare requirements.txt tests/requirements.txt
+
+.venv/bin/ruff format --check .
+.venv/bin/ruff check .
+.venv/bin/mypy
+exec .venv/bin/python -m pytest "$@"

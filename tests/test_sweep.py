@@ -1,0 +1,191 @@
+"""Axes and members, and that no way of driving or mapping them changes a number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from lr_order_jax import algorithm, engine, spec, sweep
+from lr_order_jax.algorithm import Status
+from lr_order_jax.fields import ConfigError
+
+RATES = (0.2, 0.1, 0.05)
+
+
+@pytest.fixture
+def problem(tiny):
+    return spec.parse(tiny(eta_init=RATES, eta_2=(0.05,), r=0.4, flow_time_1=2.0, n=60)).problem
+
+
+def start(problem, seeds=(0, 1)):
+    grid = sweep.make_grid(problem, seeds, ())
+    return grid, algorithm.on_device(grid.hypers), sweep.init_state(problem, grid)
+
+
+def run(problem, steps, driving="scan", mapping="vmap", chunks=None, change=lambda s: s):
+    grid, hypers, state = start(problem)
+    advance = sweep.make_advance(problem, driving, mapping)
+    state, t = change(state), 0
+    for count in chunks or (steps,):
+        state, _ = advance(grid.data, hypers, state, grid.keys, t, count)
+        t += count
+    assert t == steps
+    return jax.tree.map(np.asarray, state)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+# Axes.
+
+
+def test_axes_are_a_product_in_c_order():
+    problem = toy.make(eta=(0.1, 0.2), lam=(0.0, 0.1, 0.2))
+    axes = sweep.make_axes(problem.fields, ())
+    assert [(a.name, len(a)) for a in axes] == [("eta", 2), ("lam", 3)]
+    members = sweep.make_members(axes)
+    assert members[0] == {"eta": 0.1, "lam": 0.0}
+    assert members[1] == {"eta": 0.1, "lam": 0.1}
+    assert members[3] == {"eta": 0.2, "lam": 0.0}
+    assert len(members) == 6
+
+
+def test_zipped_fields_are_one_axis_named_after_the_first():
+    problem = toy.make(eta=(0.1, 0.2), lam=(0.0, 0.1))
+    axes = sweep.make_axes(problem.fields, ("lam+eta",))
+    assert [a.name for a in axes] == ["lam"]
+    assert sweep.make_members(axes) == ({"lam": 0.0, "eta": 0.1}, {"lam": 0.1, "eta": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("zipped", "told"),
+    [
+        (("eta+mu",), "'mu' cannot be swept"),
+        (("eta+eta",), "twice"),
+        (("eta+lam",), "equal length: eta has 2, lam has 3"),
+    ],
+)
+def test_wrong_zips_are_refused(zipped, told):
+    problem = toy.make(eta=(0.1, 0.2), lam=(0.0, 0.1, 0.2))
+    with pytest.raises(ConfigError, match=told):
+        sweep.make_axes(problem.fields, zipped)
+
+
+def test_a_repeated_value_is_refused_but_not_a_repeated_zipped_field():
+    with pytest.raises(ConfigError, match="same value twice"):
+        sweep.make_axes(toy.make(eta=(0.1, 0.1)).fields, ())
+    axes = sweep.make_axes(toy.make(eta=(0.1, 0.1), lam=(0.0, 0.1)).fields, ("eta+lam",))
+    assert len(axes[0]) == 2
+
+
+# What members share.
+
+
+def test_members_of_a_seed_share_data_and_initial_weights(problem):
+    grid, _, state = start(problem)
+    assert grid.data.train.x1.shape[0] == 2  # one data set a seed
+    w = np.asarray(state.params["W"])
+    assert w.shape[:2] == (2, 3)
+    np.testing.assert_array_equal(w[:, 0], w[:, 2])
+    assert (w[0] != w[1]).all()
+
+
+def test_a_seed_has_the_same_data_and_weights_in_any_company(problem):
+    alone, _, state_alone = start(problem, seeds=(1,))
+    among, _, state_among = start(problem, seeds=(5, 1, 0))
+    assert_equal(alone.data.train.x1[0], among.data.train.x1[1])
+    assert_equal(state_alone.params["W"][0], state_among.params["W"][1])
+
+
+# Ways of driving and mapping.
+
+
+def test_chunk_length_is_irrelevant_bitwise(problem):
+    whole = run(problem, 60)
+    assert_equal(whole, run(problem, 60, chunks=(1, 2, 17, 40)))
+    assert_equal(whole, run(problem, 60, chunks=(59, 1)))
+
+
+@pytest.mark.parametrize("driving", ["scan", "dispatch"])
+@pytest.mark.parametrize("mapping", ["vmap", "map", "unroll"])
+def test_driving_and_mapping_change_rounding_at_most(problem, driving, mapping):
+    """float32 sums in another order: relative 1e-5 after 60 steps of a net that is not chaotic."""
+    plain = run(problem, 60)
+    other = run(problem, 60, driving, mapping)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, other)
+    assert_equal((plain.phase, plain.phase_counts), (other.phase, other.phase_counts))
+
+
+def test_mapped_members_equal_single_runs(problem):
+    grid, hypers, state = start(problem)
+    together = run(problem, 60)
+    step = jax.jit(lambda d, h, s, t, k: engine.train_step(problem, d, h, s, t, k)[0])
+    for s in range(2):
+        for h in range(len(RATES)):
+            pick = lambda leaf, s=s, h=h: leaf[s, h]  # noqa: E731
+            single = jax.tree.map(pick, state)
+            data = jax.tree.map(lambda leaf, s=s: leaf[s], grid.data)
+            member_hypers = jax.tree.map(pick, hypers)
+            for t in range(60):
+                single = step(data, member_hypers, single, jnp.int32(t), grid.keys[s])
+            wanted = jax.tree.map(pick, together)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), single, wanted
+            )
+
+
+def test_new_values_do_not_retrace():
+    problem = toy.make(eta=(0.1, 0.2), lam=(0.0,))
+    advance = sweep.make_advance(problem, "scan", "vmap")
+    traces = set()
+    for eta, lam, steps in (((0.1, 0.2), 0.0, 3), ((0.3, 0.01), 0.1, 5), ((1.0, 2.0), 0.2, 8)):
+        values = toy.make(eta=eta, lam=(lam,), traces=problem.traces)
+        grid, hypers, state = start(values, seeds=(4, int(steps)))
+        advance(grid.data, hypers, state, grid.keys, steps, steps)
+        traces.add(problem.traces.count)
+    assert len(traces) == 1
+    assert traces.pop() > 0
+
+
+@pytest.mark.parametrize("mapping", ["vmap", "map", "unroll"])
+def test_a_nan_member_ends_alone(problem, mapping):
+    """Members (0, 1) and (1, 2) get weights that are not finite; no other changes by a bit."""
+
+    def spoil(state):
+        w = state.params["W"].at[0, 1, 0, 0].set(jnp.nan)
+        z = state.params["V"]["z"].at[1, 2, 0].set(jnp.inf)
+        v = state.params["V"] | {"z": z}
+        return state._replace(params=state.params | {"W": w, "V": v})
+
+    clean, spoiled = run(problem, 30, mapping=mapping), run(problem, 30, mapping=mapping, change=spoil)
+    bad = np.zeros((2, 3), bool)
+    bad[0, 1] = bad[1, 2] = True
+    np.testing.assert_array_equal(spoiled.status == Status.DIVERGED, bad)
+    np.testing.assert_array_equal(spoiled.phase_counts[bad], 0)
+    assert_equal(*(jax.tree.map(lambda leaf: leaf[~bad], s) for s in (clean, spoiled)))
+
+
+def test_measure_evaluates_the_due_members_alone(problem):
+    grid, _, state = start(problem)
+    measure = sweep.make_measure(problem)
+    everyone = measure(grid.data, state, np.ones((2, 3), bool))
+    due = np.array([[False, True, False], [True, False, True]])
+    some = measure(grid.data, state, due)
+    for name in problem.variables:
+        assert np.isfinite(everyone[name]).all()
+        np.testing.assert_array_equal(some[name][due], everyone[name][due])
+        assert np.isnan(some[name][~due]).all()
+
+
+def test_dropping_columns_leaves_the_others_bit_identical(problem):
+    grid, hypers, state = start(problem)
+    advance = sweep.make_advance(problem, "scan", "vmap")
+    after, _ = advance(grid.data, hypers, state, grid.keys, 0, 20)
+    host = jax.tree.map(np.asarray, after)
+    whole, _ = advance(grid.data, hypers, after, grid.keys, 20, 20)
+    two = jax.device_put(sweep.take_columns(host, [0, 2]))
+    two_hypers = sweep.take_columns(hypers, [0, 2])
+    rest, _ = advance(grid.data, two_hypers, two, grid.keys, 20, 20)
+    assert_equal(sweep.take_columns(whole, [0, 2]), jax.tree.map(np.asarray, rest))

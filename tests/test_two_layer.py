@@ -1,0 +1,173 @@
+"""The two-layer net: one golden step against NumPy, and planar against ambient V."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from lr_order_jax import algorithm, engine, spec, sweep
+from lr_order_jax.engine import Stream
+from lr_order_jax.problems import synthetic
+
+
+def build(tiny, **changes):
+    problem = spec.parse(tiny(**changes)).problem
+    key = engine.seed_key(3)
+    data = problem.make_data(engine.stream_key(key, Stream.DATA))
+    model = problem.init(engine.stream_key(key, Stream.INIT))
+    members = sweep.make_members(sweep.make_axes(problem.fields, ()))
+    hypers = algorithm.on_device(problem.hypers(members[0], data))
+    return problem, key, data, model, hypers
+
+
+def plain_numpy_step(data, model, hypers, xi, v_dirs):
+    """(3.1)-(3.2) written out for f = w^T relu(W x1) + v^T relu(V x2); V in R^d."""
+    x1, y = np.asarray(data.train.x1, np.float64), np.asarray(data.train.y, np.float64)
+    x2 = np.asarray(data.train.q_coefficients, np.float64) @ v_dirs
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), model.params)
+    w, v = (np.asarray(model.stats[name], np.float64) for name in ("w", "v"))
+    big_w, big_v = params["W"], params["V"]
+    f = np.maximum(x1 @ big_w.T, 0) @ w + np.maximum(x2 @ big_v.T, 0) @ v
+    loss = np.mean(np.log1p(np.exp(-y * f)))
+    dloss = -y / (1 + np.exp(y * f)) / len(y)  # d(mean loss)/df_n
+    grad_w = np.einsum("n,nm,m,nd->md", dloss, x1 @ big_w.T > 0, w, x1)
+    grad_v = np.einsum("n,nm,m,nd->md", dloss, x2 @ big_v.T > 0, v, x2)
+    gamma, lam = float(hypers.rates[0]), float(hypers.weight_decay)
+    tau = {k: float(t) for k, t in hypers.tau_xi.items()}
+    return loss, {
+        "W": (1 - gamma * lam) * big_w - gamma * (grad_w + tau["W"] * np.asarray(xi["W"])),
+        "V": (1 - gamma * lam) * big_v - gamma * (grad_v + tau["V"] * np.asarray(xi["V"])),
+    }
+
+
+def test_golden_step_against_numpy(tiny):
+    """If this fails after a deliberate change of the update rule, change the formula above too."""
+    problem, key, data, model, hypers = build(tiny, v_representation="ambient", lam=(0.05,))
+    state = algorithm.init_state(hypers, *model)
+    after, info = engine.train_step(problem, data, hypers, state, jnp.int32(5), key)
+    xi = algorithm.gradient_noise(engine.stream_key(key, Stream.GRADIENT_NOISE, 5), model.params)
+    directions = np.asarray(data.directions, np.float64)
+    loss, wanted = plain_numpy_step(data, model, hypers, xi, directions)
+    assert float(info["loss"]) == pytest.approx(loss, rel=1e-5)
+    for name in ("W", "V"):
+        np.testing.assert_allclose(after.params[name], wanted[name], rtol=2e-5, atol=2e-6)
+        assert np.abs(np.asarray(after.params[name]) - np.asarray(model.params[name])).max() > 1e-3
+    np.testing.assert_array_equal(after.phase_counts, [1, 0])
+
+
+def projected(data, tree, r):
+    """V (m_v, d) in the coordinates of the planar representation."""
+    z = data.directions[0]
+    zeta = (data.directions[1] - z) / r
+    v = tree["V"]
+    return {"W": tree["W"], "V": {"z": v @ z, "zeta": v @ zeta}}
+
+
+def test_planar_v_follows_ambient_v_with_the_same_draws(tiny):
+    """The gradient of f lies in the plane of Q, so projecting commutes with every step."""
+    sizes = {"d": 10, "n": 30, "m_v": 16, "r": 0.4, "lam": (0.01,)}
+    ambient, key, data, model, hypers = build(tiny, v_representation="ambient", **sizes)
+    planar, *_ = build(tiny, v_representation="planar", **sizes)
+    r = ambient.fields.r
+    big = algorithm.init_state(hypers, *model)
+    small = algorithm.init_state(hypers, projected(data, model.params, r), model.stats)
+    grad = lambda problem: jax.jit(jax.value_and_grad(problem.loss, has_aux=True))  # noqa: E731
+    grads = {"ambient": grad(ambient), "planar": grad(planar)}
+    for t in range(40):
+        xi = algorithm.gradient_noise(engine.stream_key(key, Stream.GRADIENT_NOISE, t), big.params)
+        (loss_a, _), g_a = grads["ambient"](big.params, big.stats, data, key)
+        (loss_p, _), g_p = grads["planar"](small.params, small.stats, data, key)
+        assert float(loss_a) == pytest.approx(float(loss_p), rel=1e-5)
+        big = algorithm.transition(hypers, big, loss_a, g_a, big.stats, xi)
+        xi_planar = projected(data, xi, r)
+        small = algorithm.transition(hypers, small, loss_p, g_p, small.stats, xi_planar)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        projected(data, big.params, r),
+        small.params,
+    )
+    np.testing.assert_allclose(
+        ambient.g(big.params, big.stats, data.directions),
+        planar.g(small.params, small.stats, data.directions),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def final_second_differences(tiny, representation, seeds):
+    values = tiny(
+        v_representation=representation, d=5, n=20, m_v=24, m_w=2, r=0.5, eta_init=(0.2,),
+        eta_2=(0.2,), eta_1=0.2, tau0_v=1.0, q_scale=4.0, lam=(0.05,),
+    )  # fmt: skip
+    problem = spec.parse(values).problem
+    grid = sweep.make_grid(problem, seeds, ())
+    advance = sweep.make_advance(problem, "scan", "vmap")
+    state, _ = advance(
+        grid.data, algorithm.on_device(grid.hypers), sweep.init_state(problem, grid), grid.keys, 0, 60
+    )
+    g = jax.vmap(
+        lambda data, params, stats: problem.g(
+            jax.tree.map(lambda leaf: leaf[0], params),
+            jax.tree.map(lambda leaf: leaf[0], stats),
+            data.directions,
+        )
+    )(grid.data, state.params, state.stats)
+    return np.asarray(g[:, 1] + g[:, 2] - 2 * g[:, 0]), np.asarray(g[:, 0])
+
+
+def test_planar_and_ambient_v_have_the_same_law_with_independent_draws(tiny):
+    """Two-sample Kolmogorov-Smirnov over 400 independent runs a side, after 60 noisy steps."""
+    ambient = final_second_differences(tiny, "ambient", range(400))
+    planar = final_second_differences(tiny, "planar", range(1000, 1400))
+    for a, b in zip(ambient, planar, strict=True):
+        assert stats.ks_2samp(a, b).pvalue > 1e-3
+        assert stats.ks_2samp(a, b + 0.5 * a.std()).pvalue < 1e-3  # the test can tell
+
+
+def test_f_is_r_plus_g(tiny):
+    problem, key, data, model, _ = build(tiny)
+    r = problem.r(model.params, model.stats, data.train.x1)
+    g = data.train.q_coefficients @ problem.g(model.params, model.stats, data.directions)
+    loss, _ = problem.loss(model.params, model.stats, data, key)
+    wanted = jnp.mean(synthetic.logistic_loss(r + g, data.train.y))
+    assert float(loss) == pytest.approx(float(wanted), rel=1e-6)
+
+
+def test_evaluation_against_numpy(tiny):
+    problem, _, data, model, _ = build(tiny, n=40, num_test=300)
+    out = {k: float(v) for k, v in engine.evaluate(problem, data, model).items()}
+    g3 = np.asarray(problem.g(model.params, model.stats, data.directions))
+    w, big_w = np.asarray(model.stats["w"]), np.asarray(model.params["W"])
+
+    def outputs(examples):
+        r = np.maximum(np.asarray(examples.x1) @ big_w.T, 0) @ w
+        return r, np.asarray(examples.q_coefficients) @ g3, np.asarray(examples.y)
+
+    r, g, y = outputs(data.train)
+    losses = np.log1p(np.exp(-y * (r + g)))
+    group = np.asarray(data.train.group)
+    assert out["train_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    for i, name in enumerate(synthetic.GROUPS):
+        assert out[f"train_loss_{name}"] == pytest.approx(losses[group == i].mean(), rel=1e-5)
+    r, g, y = outputs(data.test)
+    for name, f in (("p_only", r), ("q_only", g), ("both", r + g)):
+        assert out[f"test_error_{name}"] == pytest.approx(np.mean(y * f <= 0), abs=1e-6)
+    assert out["second_difference"] == pytest.approx(g3[1] + g3[2] - 2 * g3[0], rel=1e-5)
+    assert set(out) == set(problem.variables)
+
+
+@pytest.mark.parametrize("law", ["sign", "gaussian"])
+def test_second_layer_has_variance_one_over_width(tiny, law):
+    _, _, _, model, _ = build(tiny, m_v=4000, u_law=law)
+    v = np.asarray(model.stats["v"])
+    assert v.var() * 4000 == pytest.approx(1, rel=4 * np.sqrt(2 / 4000))
+    assert (np.unique(np.abs(v)).size == 1) == (law == "sign")
+
+
+def test_initial_weights_have_deviation_tau_0_by_block(tiny):
+    _, _, _, model, _ = build(tiny, m_w=500, d=40, m_v=20_000, tau0_w=0.05, tau0_v=3.0)
+    slack = 4 * np.sqrt(1 / (2 * 20_000))
+    assert np.std(model.params["W"]) == pytest.approx(0.05, rel=slack)
+    assert np.std(model.params["V"]["z"]) == pytest.approx(3.0, rel=slack)
+    assert np.std(model.params["V"]["zeta"]) == pytest.approx(3.0, rel=slack)
