@@ -5,7 +5,7 @@ Purpose   Shows the learning order inverted (Theorems 3.4 and 3.5 as trends): wi
           with the smallest, which is Algorithm 2, it learns Q at once and ends with a larger error
           on P-only examples.
 Command   python -m lr_order_jax.main --config=configs/sweep.py
-          python -m lr_order_jax.main --config=configs/sweep.py:smoke      (a few seconds, no effect)
+          python -m lr_order_jax.main --config=configs/sweep.py:smoke   (seconds, no effect)
 """
 
 import ml_collections

@@ -165,9 +165,7 @@ def transition(hypers: Hypers, state: TrainState, loss, grads, stats, xi) -> Tra
     """
     phase, status = after_loss(hypers, state.phase, state.status, loss)
     rate = read_rate(hypers, phase)
-    moved = noisy_gradient_step(
-        state.params, grads, xi, rate, hypers.weight_decay, hypers.tau_xi
-    )
+    moved = noisy_gradient_step(state.params, grads, xi, rate, hypers.weight_decay, hypers.tau_xi)
     running = status == Status.RUNNING
     keep = lambda new, old: jnp.where(running, new, old)  # noqa: E731
     next_phase, next_status, counts = after_step(hypers, phase, status, state.phase_counts)

@@ -106,7 +106,7 @@ class Checkpoints:
                 return self.restore(step)
             except ValueError as error:
                 aside = self._set_aside(step)
-                say(f"checkpoint of step {step}: {error}; moved to {aside}, going back to the one before")
+                say(f"checkpoint of step {step}: {error}; moved to {aside}, trying the one before")
         raise NoCheckpoint(f"{self.directory} holds no usable checkpoint")
 
     def _set_aside(self, step: int) -> pathlib.Path:

@@ -35,6 +35,7 @@ from lr_order_jax.progress import Progress, say
 CHUNK_SECONDS = 1.0  # a chunk is cut to about this, so that a signal is answered soon
 FIRST_CHUNK = 8  # steps, before the speed is known
 DROP_SHARE = 0.75  # ended columns are dropped once at most this share of them is left
+SLACK = 1e-6  # steps: a point of the time grid is reached although rounding says "almost"
 
 
 class Interrupted(Exception):
@@ -78,12 +79,12 @@ def _held(workdir: pathlib.Path) -> Iterator[None]:
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir}: is not a directory")
     ours = (".lock", "config.json")
-    if workdir.is_dir() and not any((workdir / name).exists() for name in ours):
-        if any(workdir.iterdir()):
-            raise ConfigError(f"--workdir={workdir}: holds other files, give an empty or new one")
+    foreign = workdir.is_dir() and not any((workdir / name).exists() for name in ours)
+    if foreign and any(workdir.iterdir()):
+        raise ConfigError(f"--workdir={workdir}: holds other files, give an empty or new one")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "w")
+        lock = open(workdir / ".lock", "w")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise ConfigError(f"--workdir={workdir}: cannot be written ({error.strerror})") from None
     with lock:
@@ -102,7 +103,9 @@ def _check_config(workdir: pathlib.Path, run_spec: spec.Spec) -> None:
     try:
         stored = json.loads(path.read_text())["what"]
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path}: is not a readable config.json; move it or the run away") from None
+        raise ConfigError(
+            f"{path}: is not a readable config.json; move it or the run away"
+        ) from None
     told = spec.difference(stored, run_spec.what)
     if told:
         raise ConfigError(f"--workdir={workdir}: holds a run of another config: {told}")
@@ -126,10 +129,14 @@ def _describe(run_spec: spec.Spec) -> dict[str, Any]:
 
 
 class _Run:
-    """The moving parts of one run on the host. S seeds, H columns, T points of the time grid."""
+    """The moving parts of one run on the host. S seeds, H columns, T points of the time grid.
 
-    def __init__(self, run_spec: spec.Spec, workdir: pathlib.Path, checkpoints: Checkpoints):
-        self.spec, self.workdir, self.checkpoints = run_spec, workdir, checkpoints
+    After each chunk that ends at an event the due points are recorded, so that every saved state
+    holds all records up to its step.
+    """
+
+    def __init__(self, run_spec: spec.Spec, workdir: pathlib.Path):
+        self.spec, self.workdir = run_spec, workdir
         self.problem, how = run_spec.problem, run_spec.how
         self.grid = sweep.make_grid(self.problem, run_spec.seeds, run_spec.common.zipped)
         self.time = np.linspace(0.0, self.problem.horizon(), run_spec.common.num_records + 1)
@@ -142,31 +149,34 @@ class _Run:
         self.next_record = np.zeros(shape, np.int64)  # first point of the grid not yet recorded
         self.step = self.target = 0  # present step, step of the next event
         self.metrics_bytes = 0  # length of metrics.jsonl that belongs to this state
-        self.columns = list(range(shape[1]))  # columns that are on the device
         self.state: TrainState = sweep.init_state(self.problem, self.grid)
         self.kept = jax.tree.map(np.array, self.state)  # host copy of all columns, as last fetched
+        self.put_columns(range(shape[1]))
 
     # The state, and what it says.
-
-    def fetch_counters(self) -> None:
-        """Brings phases, counts and statuses of the running columns to the host."""
-        for name in ("phase", "phase_counts", "status"):
-            getattr(self.kept, name)[:, self.columns] = np.asarray(getattr(self.state, name))
-
-    def fetch_all(self) -> None:
-        """Brings the whole state of the running columns to the host."""
-
-        def fetch(kept, leaf):
-            kept[:, self.columns] = np.asarray(leaf)
-
-        jax.tree.map(fetch, self.kept, self.state)
 
     def put_columns(self, columns: Sequence[int]) -> None:
         """Puts these columns, and no others, on the device."""
         self.columns = list(columns)
         self.state = jax.device_put(sweep.take_columns(self.kept, self.columns))
-        hypers = sweep.take_columns(self.grid.hypers, self.columns)
-        self.hypers = algorithm.on_device(hypers)
+        self.hypers = algorithm.on_device(sweep.take_columns(self.grid.hypers, self.columns))
+
+    def fetch(self, names: Sequence[str] = TrainState._fields) -> None:
+        """Brings these parts of the state of the columns on the device to the host."""
+
+        def copy(kept, leaf):
+            kept[:, self.columns] = np.asarray(leaf)
+
+        for name in names:
+            jax.tree.map(copy, getattr(self.kept, name), getattr(self.state, name))
+
+    def take_steps(self, count: int) -> None:
+        """Advances all members; 0 steps compile the program."""
+        self.state, _ = self.advance(
+            self.grid.data, self.hypers, self.state, self.grid.keys, self.step, count
+        )
+        self.fetch(("phase", "phase_counts", "status"))
+        self.step += count
 
     @property
     def running(self) -> np.ndarray:
@@ -184,73 +194,73 @@ class _Run:
         """Steps until a running member is due at the time grid or ends a phase, at least 1."""
         pace = self.at_phase(self.time_per_step)
         point = self.time[np.minimum(self.next_record, len(self.time) - 1)]
-        to_record = np.ceil((point - self.member_time()) / pace - 1e-6)
+        to_record = np.ceil((point - self.member_time()) / pace - SLACK)
         to_record = np.where(self.next_record < len(self.time), to_record, NEVER)
         in_phase = self.at_phase(self.kept.phase_counts)
         to_phase_end = self.at_phase(self.grid.hypers.phase_steps) - in_phase
         return max(1, int(np.min(np.minimum(to_record, to_phase_end)[self.running])))
+
+    def member_steps(self) -> tuple[int, int]:
+        """Member-steps taken; these and those at most to come."""
+        counts, most = self.kept.phase_counts, self.grid.hypers.phase_steps
+        future = np.arange(counts.shape[-1]) >= self.kept.phase[..., None]
+        left = np.where(future & self.running[..., None], most - counts, 0)
+        return int(counts.sum()), int(counts.sum() + left.sum())
 
     # Recording.
 
     def record(self) -> None:
         """Evaluates the members that are due and writes their points of the time grid.
 
-        A member that ended is recorded once more, at the first point at or after its end; one that
-        diverged is not.
+        A running member is recorded at the points it has reached. One that ended is recorded for
+        the last time at the first point at or after its end; one that diverged is not.
         """
-        ended = ~self.running
-        reached = self.member_time() + 1e-6 * self.at_phase(self.time_per_step)
-        passed = np.searchsorted(self.time, reached, side="right")  # points at or before now
-        upto = np.where(ended, np.minimum(passed + 1, len(self.time)), passed)
-        exactly = (passed > 0) & (np.abs(self.time[np.maximum(passed, 1) - 1] - reached) < 1e-5)
-        upto = np.where(ended & exactly, passed, upto)
-        open_ = self.next_record < len(self.time)
-        diverged = self.kept.status == Status.DIVERGED
-        due = open_ & ~diverged & (self.next_record < upto)
+        ended, now = ~self.running, self.member_time()
+        slack = SLACK * self.at_phase(self.time_per_step)
+        reached = np.searchsorted(self.time, now + slack, side="right")
+        first_after = np.searchsorted(self.time, now - slack, side="left") + 1
+        upto = np.minimum(np.where(ended, first_after, reached), len(self.time))
+        due = (self.next_record < upto) & (self.kept.status != Status.DIVERGED)
         if due.any():
-            values = self.measure(self.grid.data, self.state, due[:, self.columns])
-            rates = self.at_phase(self.grid.hypers.rates)
-            steps = self.kept.phase_counts.sum(axis=-1)
-            self._write_points(due, upto, values, rates, steps)
+            self._write_points(due, upto)
         self.next_record = np.where(due, upto, self.next_record)
         self.next_record = np.where(ended, len(self.time), self.next_record)
 
-    def _write_points(self, due, upto, values, rates, steps) -> None:
-        lines = []
-        for s, h in np.argwhere(due):
-            column = self.columns.index(h)
-            point = {name: float(v[s, column]) for name, v in values.items()}
-            point |= {"learning_rate": float(rates[s, h]), "step": float(steps[s, h])}
-            where = slice(self.next_record[s, h], upto[s, h])
-            for name, value in point.items():
-                self.history[name][s, h, where] = value
-            labels = {axis.name: self.grid.members[h][axis.name] for axis in self.grid.axes}
-            for t in self.time[where]:
-                head = {"seed": self.grid.seeds[s], **labels, self.problem.clock: float(t)}
-                clean = {k: v if np.isfinite(v) else None for k, v in point.items()}
-                lines.append(json.dumps(head | clean | {"step": int(steps[s, h])}))
+    def _write_points(self, due: np.ndarray, upto: np.ndarray) -> None:
+        """Points [next_record, upto) of the due members, into the history and metrics.jsonl."""
+        values = self.measure(self.grid.data, self.state, due[:, self.columns])
+        rates = self.at_phase(self.grid.hypers.rates)
+        steps = self.kept.phase_counts.sum(axis=-1)
         with open(self.workdir / "metrics.jsonl", "a") as file:
-            file.writelines(line + "\n" for line in lines)
+            for s, h in np.argwhere(due):
+                column = self.columns.index(h)
+                point = {name: float(v[s, column]) for name, v in values.items()}
+                point |= {"learning_rate": float(rates[s, h]), "step": int(steps[s, h])}
+                points = slice(self.next_record[s, h], upto[s, h])
+                for name, value in point.items():
+                    self.history[name][s, h, points] = value
+                line: dict[str, Any] = {"seed": self.grid.seeds[s]}
+                line |= {axis.name: self.grid.members[h][axis.name] for axis in self.grid.axes}
+                line |= {name: v if np.isfinite(v) else None for name, v in point.items()}
+                for now in self.time[points]:
+                    file.write(json.dumps(line | {self.problem.clock: float(now)}) + "\n")
             self.metrics_bytes = file.tell()
 
     def drop_ended(self) -> None:
         """Takes columns whose members have all ended off the device, where that saves enough.
 
-        Each drop compiles the program for a new shape, so they are dropped a quarter at a time.
+        Each drop compiles the program for a new shape, so a column here and there is kept.
         """
         alive = [h for h in self.columns if self.running[:, h].any()]
         if alive and len(alive) <= DROP_SHARE * len(self.columns):
-            self.fetch_all()
+            self.fetch()
             self.put_columns(alive)
 
     # Files.
 
     def dataset(self):
-        ended = ~self.running
-        first_rate = self.grid.hypers.rates[..., 0]
         annealed = (self.kept.phase > 0) & (self.grid.hypers.phase_steps[..., 0] > 0)
-        first_phase = self.time_per_step[..., 0] * self.kept.phase_counts[..., 0]
-        assert first_rate.shape == first_phase.shape
+        in_first_phase = self.time_per_step[..., 0] * self.kept.phase_counts[..., 0]
         return results.make_dataset(
             what=self.spec.what,
             clock=self.problem.clock,
@@ -261,121 +271,113 @@ class _Run:
             history=self.history,
             status=self.kept.status,
             member_times={
-                "annealed_at": np.where(annealed, first_phase, np.nan),
-                "ended_at": np.where(ended, self.member_time(), np.nan),
+                "annealed_at": np.where(annealed, in_first_phase, np.nan),
+                "ended_at": np.where(self.running, np.nan, self.member_time()),
             },
         )
 
-    def save(self) -> None:
+    def save(self, checkpoints: Checkpoints) -> None:
         """Checkpoint first, then results: what a reader sees can be continued."""
-        self.fetch_all()
-        metrics = self.workdir / "metrics.jsonl"
-        if metrics.exists():
-            with open(metrics, "rb+") as file:
-                os.fsync(file.fileno())
-        tree = {
-            **self.kept._asdict(),
-            "history": self.history,
-            "next_record": self.next_record,
-        }
+        self.fetch()
+        with open(self.workdir / "metrics.jsonl", "rb+") as file:
+            os.fsync(file.fileno())
         meta = {
             "format": 1,
             "step": self.step,
             "target": self.target,
             "columns": self.columns,
             "metrics_bytes": self.metrics_bytes,
-            "what": spec.digest(self.spec),
         }
-        self.checkpoints.save(self.step, tree, meta)
+        checkpoints.save(self.step, self._tree(), meta)
         results.write_results(self.dataset(), self.workdir / "results.nc")
 
-    def restore(self) -> bool:
+    def _tree(self) -> dict[str, Any]:
+        host = {"history": self.history, "next_record": self.next_record}
+        return {**self.kept._asdict(), **host}
+
+    def restore(self, checkpoints: Checkpoints) -> bool:
         """Continues from the newest whole checkpoint; False if there is none."""
         try:
-            tree, meta = self.checkpoints.restore_latest(say)
+            tree, meta = checkpoints.restore_latest(say)
         except NoCheckpoint:
             return False
-        blank = {**self.kept._asdict(), "history": self.history, "next_record": self.next_record}
-        shapes = [jax.tree.map(lambda a: (a.shape, str(a.dtype)), t) for t in (blank, tree)]
-        if meta.get("format") != 1 or shapes[0] != shapes[1]:
+        layout = [
+            {jax.tree_util.keystr(k): (a.shape, a.dtype) for k, a in leaves}
+            for leaves in map(jax.tree_util.tree_leaves_with_path, (self._tree(), tree))
+        ]
+        if meta.get("format") != 1 or layout[0] != layout[1]:
             raise ConfigError(
-                f"{self.checkpoints.directory}: its checkpoints are of another version of "
+                f"{checkpoints.directory}: its checkpoints are of another version of "
                 "lr_order_jax; give a new --workdir"
             )
-        self.kept = TrainState(**{name: tree[name] for name in TrainState._fields})
+        state = {name: tree.get(name, {}) for name in TrainState._fields}
+        self.kept = jax.tree.map(np.array, TrainState(**state))
         self.history, self.next_record = tree["history"], tree["next_record"]
         self.step, self.target = meta["step"], meta["target"]
         self.metrics_bytes = meta["metrics_bytes"]
-        self.columns = meta["columns"]
+        self.put_columns(meta["columns"])
         return True
 
-    def truncate_metrics(self) -> None:
+    def open_metrics(self) -> None:
         """Cuts metrics.jsonl back to the lines that belong to the present state."""
         path = self.workdir / "metrics.jsonl"
         path.touch()
+        if path.stat().st_size < self.metrics_bytes:
+            say(f"{path}: lines are missing, the records themselves are in the checkpoint")
+            self.metrics_bytes = path.stat().st_size
         os.truncate(path, self.metrics_bytes)
 
     # The loop.
 
-    def member_steps(self) -> tuple[int, int]:
-        """Member-steps taken, and taken and at most to come."""
-        counts, most = self.kept.phase_counts, self.grid.hypers.phase_steps
-        taken = int(counts.sum())
-        future = np.arange(counts.shape[-1]) >= self.kept.phase[..., None]
-        left = np.where(future & self.running[..., None], most - counts, 0)
-        return taken, taken + int(np.maximum(left, 0).sum())
-
-    def loop(self, signals: _Signals) -> None:
+    def loop(self, checkpoints: Checkpoints, signals: _Signals) -> None:
         """Runs until every member has ended.
 
         Raises:
           Interrupted: after a signal, with everything saved.
         """
-        taken, total = self.member_steps()
-        bar = Progress(total, taken)
-        saved_at, speed, compiled = time.monotonic(), 0.0, None
+        bar = Progress(*self.member_steps())
+        saved_at, speed, compiled = time.monotonic(), 0.0, 0
         try:
             while self.running.any():
                 if self.step == self.target:
-                    self.record()
-                    self.drop_ended()
                     self.target = self.step + self.steps_to_event()
                 if compiled != len(self.columns):  # the first call for a shape compiles
-                    self.state, _ = self._advance(0)
+                    self.take_steps(0)
                     compiled = len(self.columns)
+                start = time.perf_counter()
                 most = max(FIRST_CHUNK, int(speed * CHUNK_SECONDS))
                 count = min(self.target - self.step, most)
-                start = time.perf_counter()
-                self.state, _ = self._advance(count)
-                self.fetch_counters()
+                self.take_steps(count)
                 speed = count / (time.perf_counter() - start)
-                self.step += count
-                taken, _ = self.member_steps()
+                if self.step == self.target or not self.running.any():
+                    self.record()
+                    self.drop_ended()
+                least = np.min(self.member_time(), where=self.running, initial=self.time[-1])
                 alive = int(self.running.sum())
-                if alive:
-                    now = float(self.member_time()[self.running].min())
-                    bar.update(taken, self.problem.clock, now, alive, self.step, speed)
+                taken, _ = self.member_steps()
+                bar.update(taken, self.problem.clock, float(least), alive, self.step, speed)
                 if signals.received is not None:
-                    self.save()
+                    self.save(checkpoints)
                     raise Interrupted(signals.received)
                 if time.monotonic() - saved_at >= self.spec.how.checkpoint_every:
-                    self.save()
+                    self.save(checkpoints)
                     saved_at = time.monotonic()
-            self.record()
         finally:
             bar.close()
 
-    def _advance(self, count: int):
-        return self.advance(
-            self.grid.data, self.hypers, self.state, self.grid.keys, self.step, count
-        )
-
-    def compile(self) -> float:
-        """Compiles the training step for the columns at hand; the seconds it took."""
+    def announce(self, resumed: bool) -> None:
+        """Tells what will run, and compiles it."""
+        sizes = [f"{len(self.grid.seeds)} seeds"]
+        sizes += [f"{len(axis)} {axis.name}" for axis in self.grid.axes]
+        say(f"{self.running.size} members ({' x '.join(sizes)}) in {self.workdir}")
+        if not self.running.any():
+            say("all members have ended: nothing left to run")
+            return
+        if resumed:
+            say(f"continuing at step {self.step}, {self.running.sum()} members alive")
         start = time.perf_counter()
-        self.state, _ = self._advance(0)
-        jax.block_until_ready(self.state)
-        return time.perf_counter() - start
+        self.take_steps(0)
+        say(f"compiled in {time.perf_counter() - start:.1f} s on {jax.devices()[0].device_kind}")
 
 
 def run(run_spec: spec.Spec, workdir: pathlib.Path):
@@ -385,38 +387,24 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path):
       The results (an xarray Dataset).
 
     Raises:
-      ConfigError: if the directory cannot serve; nothing in it is changed.
+      ConfigError: if the config or the directory cannot serve; nothing there is changed.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
+    this = _Run(run_spec, workdir)  # what can be refused is refused before a file is written
     with _Signals() as signals, _held(workdir):
         _check_config(workdir, run_spec)
-        # Everything that can be refused is built before the first file is written.
         checkpoints = Checkpoints(workdir / "checkpoints")
         try:
-            this = _Run(run_spec, workdir, checkpoints)
-            resumed = this.restore()
+            resumed = this.restore(checkpoints)
             results.write_json(_describe(run_spec), workdir / "config.json")
-            this.truncate_metrics()
-            this.put_columns(this.columns)
-            _announce(this, resumed)
-            if this.running.any():
-                this.loop(signals)
-            this.save()
+            this.open_metrics()
+            this.announce(resumed)
+            if not resumed:
+                this.record()
+            this.loop(checkpoints, signals)
+            this.save(checkpoints)
         finally:
             checkpoints.close()
         dataset = this.dataset()
-        results.write_results(dataset, workdir / "results.nc")
         figures.draw(dataset, this.problem.figures, workdir / "figures")
         return dataset
-
-
-def _announce(this: _Run, resumed: bool) -> None:
-    seeds, columns = this.grid.shape
-    sizes = [f"{seeds} seeds", *(f"{len(axis)} {axis.name}" for axis in this.grid.axes)]
-    say(f"{seeds * columns} members ({' x '.join(sizes)}) in {this.workdir}")
-    if not this.running.any():
-        say("all members have ended: nothing left to run")
-        return
-    if resumed:
-        say(f"continuing at step {this.step}, {int(this.running.sum())} members alive")
-    say(f"compiled in {this.compile():.1f} s on {jax.devices()[0].device_kind}")

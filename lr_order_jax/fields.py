@@ -95,9 +95,7 @@ def _one(name: str, value: Any, rule: Rule) -> Any:
             value = float(value)
         except OverflowError:
             raise wrong from None
-    if not isinstance(value, rule.kind):
-        raise wrong
-    if rule.kind is float and not math.isfinite(value):
+    if not isinstance(value, rule.kind) or (isinstance(value, float) and not math.isfinite(value)):
         raise wrong
     if not rule.allows(value):
         raise wrong

@@ -3,6 +3,7 @@
 matplotlib is imported inside, so that importing the package does not pull it in.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -109,6 +110,7 @@ def draw(dataset: xr.Dataset, names: Sequence[str], folder: pathlib.Path) -> lis
     for name in names:
         path = folder / f"{name}.png"
         figure = FIGURES[name](dataset)
-        results.write_aside(path, lambda p, f=figure: f.savefig(p, dpi=150, format="png"))
+        save = functools.partial(figure.savefig, dpi=150, format="png")
+        results.write_aside(path, save)
         paths.append(path)
     return paths

@@ -1,6 +1,7 @@
 """Command line: flags in, `experiment.run` out.
 
-python -m lr_order_jax.main --config=configs/sweep.py[:ARGUMENT] [--workdir=DIR] [--config.FIELD=VALUE ...]
+    python -m lr_order_jax.main --config=configs/sweep.py[:ARGUMENT] [--workdir=DIR]
+                                [--config.FIELD=VALUE ...]
 
 Exit status: 0 when results are whole, 2 with one line on stderr for a wrong config or input, 130
 after SIGINT and 143 after SIGTERM, with everything saved.

@@ -1,8 +1,8 @@
 """Results as labelled arrays: the history while a run goes on, `results.nc`, and the table.
 
-`results.nc` (NetCDF, written by xarray) has one dimension `seed`, one for each axis of the sweep and
-one of time, never reduced over members. It is written aside and renamed, so a reader never sees half
-a file, and holds no wall time, so that equal runs give equal bytes.
+`results.nc` (NetCDF, written by xarray) has one dimension `seed`, one for each axis of the sweep
+and one of time, never reduced over members. It is written aside and renamed, so that a reader never
+sees half a file, and holds no wall time, so that equal runs give equal bytes.
 """
 
 import itertools
@@ -24,9 +24,9 @@ from lr_order_jax.sweep import Axis
 
 TIME_UNITS = {"flow_time": "learning rate x steps", "epoch": "epochs"}
 
-MEMBER_VARIABLES = {
-    "annealed_at": "time at which the learning rate was annealed; NaN if it was not",
-    "ended_at": "time at which the member ended; NaN while it runs",
+MEMBER_VARIABLES = {  # times, in the units of the clock
+    "annealed_at": Variable("time at which the learning rate was annealed; NaN if it was not"),
+    "ended_at": Variable("time at which the member ended; NaN while it runs"),
 }
 
 HOST_VARIABLES = {
@@ -68,24 +68,24 @@ def make_dataset(
     }
     for axis in axes:
         for field, values in axis.values.items():
-            attributes = {"long_name": f"config field {field}", "units": "1"}
-            coords[field] = (axis.name, np.asarray(values), attributes)
+            field_attributes = {"long_name": f"config field {field}", "units": "1"}
+            coords[field] = (axis.name, np.asarray(values), field_attributes)
     arrays: dict[str, Any] = {}
     for name, variable in {**variables, **HOST_VARIABLES}.items():
         shaped = history[name].reshape(*grid, len(time))
-        attributes = {"long_name": variable.long_name, "units": variable.units}
-        arrays[name] = ([*member_dims, clock], shaped, attributes)
-    for name, long_name in MEMBER_VARIABLES.items():
-        attributes = {"long_name": long_name, "units": TIME_UNITS[clock]}
-        arrays[name] = (member_dims, member_times[name].reshape(grid), attributes)
-    flags = {
+        arrays[name] = ([*member_dims, clock], shaped, variable._asdict())
+    for name, variable in MEMBER_VARIABLES.items():
+        units = {"units": TIME_UNITS[clock]}
+        shaped = member_times[name].reshape(grid)
+        arrays[name] = (member_dims, shaped, variable._asdict() | units)
+    flags: dict[str, Any] = {
         "long_name": "state of the member",
         "units": "1",
         "flag_values": np.array([s.value for s in Status], np.int32),
         "flag_meanings": " ".join(s.name.lower() for s in Status),
     }
     arrays["status"] = (member_dims, status.astype(np.int32).reshape(grid), flags)
-    attributes = {
+    attributes: dict[str, Any] = {
         "Conventions": "CF-1.11",
         "title": "Learning order under large and small initial learning rates",
         "problem": what["problem"],
@@ -96,7 +96,7 @@ def make_dataset(
     return xr.Dataset(arrays, coords, attributes)
 
 
-def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], None]) -> None:
+def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) -> None:
     """Writes a file beside `path` by `write(temporary path)`, flushes it and renames it."""
     path = pathlib.Path(path)
     aside = path.with_name(f".{path.name}.writing")
@@ -245,13 +245,11 @@ def learning_order_table(dataset: xr.Dataset) -> Table:
     if dataset.sizes["eta_init"] > 1:
         error = errors["p_only"].where(ended_well)
         rest = {axis: 0 for axis in columns[0] if axis != "eta_init"}
-        small = error.isel(eta_init=int(rates.argmin()), **rest)
-        large = error.isel(eta_init=int(rates.argmax()), **rest)
+        small = error.isel({"eta_init": int(rates.argmin())} | rest)
+        large = error.isel({"eta_init": int(rates.argmax())} | rest)
         told = _with_error((small - large).values, 100)
-        where = "" if not rest else " (at the first value of the other axes)"
-        remarks.append(
-            f"P-only error, smallest less largest initial rate, paired by seed: {told} points{where}"
-        )
+        where = " (other axes at their first value)" if rest else ""
+        remarks.append(f"P-only error, smallest less largest rate, paired by seed: {told} %{where}")
     names = tuple(label_of(dataset, columns[0]))
     heads = ("annealed at", "order", "Q half at", "P half at", "P-only %", "Q-only %", "both %")
     return Table(

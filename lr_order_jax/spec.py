@@ -93,7 +93,7 @@ def digest(spec: Spec) -> str:
 
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """One line naming the fields in which two descriptions of what is computed differ; '' if none."""
+    """One line naming the fields in which two runs differ in what they compute; '' if none."""
     names = sorted(set(stored) | set(asked))
     return "; ".join(
         f"{n} is {stored.get(n)!r} there, {asked.get(n)!r} here"

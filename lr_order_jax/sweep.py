@@ -123,7 +123,7 @@ def make_grid(problem: Problem, seeds: Sequence[int], zipped: Sequence[str]) -> 
 
 
 def init_state(problem: Problem, grid: Grid) -> TrainState:
-    """The state of all members before the first step: one initial model a seed, leaves (S, H, ...)."""
+    """The state of all members before the first step, leaves (S, H, ...): one model a seed."""
 
     def of_seed(key, hypers):
         model = problem.init(engine.stream_key(key, Stream.INIT))

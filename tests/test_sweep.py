@@ -159,7 +159,10 @@ def test_a_nan_member_ends_alone(problem, mapping):
         v = state.params["V"] | {"z": z}
         return state._replace(params=state.params | {"W": w, "V": v})
 
-    clean, spoiled = run(problem, 30, mapping=mapping), run(problem, 30, mapping=mapping, change=spoil)
+    clean, spoiled = (
+        run(problem, 30, mapping=mapping),
+        run(problem, 30, mapping=mapping, change=spoil),
+    )
     bad = np.zeros((2, 3), bool)
     bad[0, 1] = bad[1, 2] = True
     np.testing.assert_array_equal(spoiled.status == Status.DIVERGED, bad)

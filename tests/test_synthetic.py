@@ -40,7 +40,9 @@ def test_p_is_a_half_gaussian_beyond_the_margin(w_star):
     rest = x1 - (x1 @ np.asarray(w_star))[:, None] * np.asarray(w_star)[None]
     wanted = (np.eye(D) - np.outer(w_star, w_star)) / D
     np.testing.assert_allclose(np.cov(rest.T), wanted, atol=5 * np.sqrt(2 / N) / D)
-    np.testing.assert_allclose((np.asarray(y)[:, None] * rest).mean(0), 0, atol=5 * deviation / N**0.5)
+    np.testing.assert_allclose(
+        (np.asarray(y)[:, None] * rest).mean(0), 0, atol=5 * deviation / N**0.5
+    )
 
 
 def test_p_norms(examples):
@@ -135,7 +137,9 @@ def test_algorithm_1_anneals_at_a_step(tiny):
 
 
 def test_algorithm_2_has_one_phase_of_the_same_flow_time(tiny):
-    hypers, _ = member(tiny, eta_init=(0.05,), eta_2=(0.05,), epsilon_1=(0.3,), epsilon_2=(0.1,), eta_1=0.2)
+    hypers, _ = member(
+        tiny, eta_init=(0.05,), eta_2=(0.05,), epsilon_1=(0.3,), epsilon_2=(0.1,), eta_1=0.2
+    )
     np.testing.assert_array_equal(hypers.phase_steps, [0, 200])
     np.testing.assert_array_equal(hypers.loss_thresholds, [-np.inf, 0.1])
 

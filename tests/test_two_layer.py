@@ -104,7 +104,12 @@ def final_second_differences(tiny, representation, seeds):
     grid = sweep.make_grid(problem, seeds, ())
     advance = sweep.make_advance(problem, "scan", "vmap")
     state, _ = advance(
-        grid.data, algorithm.on_device(grid.hypers), sweep.init_state(problem, grid), grid.keys, 0, 60
+        grid.data,
+        algorithm.on_device(grid.hypers),
+        sweep.init_state(problem, grid),
+        grid.keys,
+        0,
+        60,
     )
     g = jax.vmap(
         lambda data, params, stats: problem.g(

@@ -40,6 +40,4 @@ def planar_output(v, plane, slopes: tuple[float, ...]):
 
     `plane` holds V's coordinates along `z` and `zeta` (unit vectors), each (m_v,).
     """
-    return jnp.stack(
-        [jnp.sum(v * jax.nn.relu(plane["z"] + s * plane["zeta"])) for s in slopes]
-    )
+    return jnp.stack([jnp.sum(v * jax.nn.relu(plane["z"] + s * plane["zeta"])) for s in slopes])

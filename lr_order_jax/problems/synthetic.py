@@ -187,10 +187,11 @@ def resolve(section: Any) -> Any:
             f"config.eta_2 = {max(section.eta_2):g}: must be at most eta_1 = {eta_1:g}, "
             "the large initial rate"
         )
-    if max(section.lam) * max(eta_1, *section.eta_init) >= 1:
+    largest = max(eta_1, *section.eta_init)
+    if max(section.lam) * largest >= 1:
         raise ConfigError(
-            f"config.lam = {max(section.lam):g}: must be below 1/eta_1 = {1 / eta_1:g}, "
-            "or weight decay overshoots"
+            f"config.lam = {max(section.lam):g}: must be below {1 / largest:g}, one over the "
+            "largest rate, or weight decay overshoots"
         )
     if not section.flow_time_1 + section.flow_time_2 > 0:
         raise ConfigError("config.flow_time_1 + config.flow_time_2 = 0: must be > 0")

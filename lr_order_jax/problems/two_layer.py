@@ -86,9 +86,7 @@ class TwoLayer:
     def g(self, params, stats, directions):
         """The output on the Q block, (3.5), at z, z + zeta and z - zeta: (3,)."""
         if self.fields.v_representation == "planar":
-            return net.planar_output(
-                stats["v"], params["V"], (0.0, self.fields.r, -self.fields.r)
-            )
+            return net.planar_output(stats["v"], params["V"], (0.0, self.fields.r, -self.fields.r))
         return net.block_output(stats["v"], params["V"], directions)
 
     def batch(self, data, key, step):

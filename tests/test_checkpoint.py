@@ -1,0 +1,107 @@
+"""Checkpoints: what is stored comes back, and damage is noticed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lr_order_jax import checkpoint
+from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint
+
+# TensorStore's threads report to an event loop that Orbax has closed when a read fails.
+late_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def tree(value=1.0):
+    return {
+        "params": {"W": np.full((2, 3, 40), value, np.float32), "V": {"z": np.arange(6.0)}},
+        "status": np.zeros((2, 3), np.int32),
+    }
+
+
+@pytest.fixture
+def stored(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    for step in (5, 10, 15):
+        checkpoints.save(step, tree(float(step)), {"step": step, "list": [1, 2]})
+    yield checkpoints
+    checkpoints.close()
+
+
+def flip_a_bit(folder):
+    largest = max(folder.rglob("d/*"), key=lambda p: p.stat().st_size)
+    raw = bytearray(largest.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    largest.write_bytes(bytes(raw))
+
+
+def test_the_newest_comes_back_bit_by_bit(stored):
+    assert stored.steps() == [10, 15]  # keep=2
+    found, meta = stored.restore_latest(print)
+    np.testing.assert_array_equal(found["params"]["W"], tree(15.0)["params"]["W"])
+    assert found["params"]["V"]["z"].dtype == np.float64
+    assert found["status"].dtype == np.int32
+    assert (meta["step"], meta["list"]) == (15, [1, 2])
+
+
+def damage_bit(folder):
+    flip_a_bit(folder / "arrays")
+
+
+def damage_truncated(folder):
+    for path in (folder / "arrays").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_missing_arrays(folder):
+    for path in (folder / "arrays").rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+
+def damage_meta(folder):
+    path = folder / "meta" / "metadata"
+    sealed = json.loads(path.read_text())
+    sealed["meta"]["step"] = 14
+    path.write_text(json.dumps(sealed))
+
+
+def damage_meta_text(folder):
+    (folder / "meta" / "metadata").write_text("{")
+
+
+@late_reads
+@pytest.mark.parametrize(
+    "damage",
+    [damage_bit, damage_truncated, damage_missing_arrays, damage_meta, damage_meta_text],
+)
+def test_a_damaged_newest_is_set_aside_and_told(stored, damage):
+    damage(stored.directory / "15")
+    said = []
+    found, meta = stored.restore_latest(said.append)
+    assert meta["step"] == 10
+    np.testing.assert_array_equal(found["params"]["W"], tree(10.0)["params"]["W"])
+    assert len(said) == 1
+    assert "checkpoint of step 15" in said[0]
+    assert "\n" not in said[0]
+    assert (stored.directory.parent / "damaged_checkpoints" / "15").is_dir()
+    stored.save(15, tree(15.5), {"step": 15})  # its place is free again
+    assert stored.restore_latest(print)[0]["params"]["W"][0, 0, 0] == 15.5
+
+
+def test_no_checkpoint(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(NoCheckpoint):
+        checkpoints.restore_latest(print)
+    checkpoints.close()
+    with pytest.raises(NoCheckpoint):
+        checkpoint.restore(tmp_path / "elsewhere")
+
+
+def test_restore_for_analysis(stored):
+    workdir = stored.directory.parent
+    assert checkpoint.restore(workdir)[1]["step"] == 15
+    assert checkpoint.restore(workdir, 10)[1]["step"] == 10
+    with pytest.raises(NoCheckpoint, match=r"\[10, 15\]"):
+        checkpoint.restore(workdir, 5)

@@ -1,0 +1,288 @@
+"""The host loop: what is recorded when, and that stopping and resuming change nothing."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from lr_order_jax import checkpoint, experiment, progress, results, spec
+from lr_order_jax.algorithm import Status
+from lr_order_jax.fields import ConfigError
+
+# TensorStore's threads report to an event loop that Orbax has closed when a read fails.
+late_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def config(tiny):
+    """Rates that do not divide each other: members are due at steps of their own."""
+
+    def make(**changes):
+        base = {
+            "eta_init": (0.2, 0.07, 0.03),
+            "eta_2": (0.03,),
+            "flow_time_1": 2.0,
+            "flow_time_2": 1.5,
+            "num_records": 7,
+            "n": 40,
+        }
+        return tiny(**(base | changes))
+
+    return make
+
+
+def run(values, folder):
+    return experiment.run(spec.parse(values), folder)
+
+
+def test_records_stand_on_the_common_time_grid(config, tmp_path):
+    ds = run(config(), tmp_path / "run")
+    np.testing.assert_allclose(ds["flow_time"], np.linspace(0, 3.5, 8))
+    for h, rate in enumerate(ds["eta_init"].values):
+        steps = ds["step"].isel(seed=0, eta_init=h).values
+        for time, step, now in zip(ds["flow_time"].values, steps, range(8), strict=True):
+            first = int(np.ceil(2.0 / rate - 1e-9)) if rate > 0.03 else 10**9
+            taken = step * rate if step <= first else first * rate + (step - first) * 0.03
+            last_rate = rate if step <= first else 0.03
+            assert time - 1e-9 <= taken < time + last_rate + 1e-9, (rate, now)
+    rates = ds["learning_rate"].isel(seed=0).values
+    np.testing.assert_array_equal(rates[2], 0.03)
+    np.testing.assert_array_equal(rates[0], [0.2] * 4 + [0.03] * 4)
+    assert ds.attrs["complete"] == 1
+
+
+def test_status_and_times_of_members(config, tmp_path):
+    ds = run(config(), tmp_path / "run")
+    assert (ds["status"] == Status.COMPLETED).all()
+    np.testing.assert_allclose(ds["annealed_at"].isel(seed=0), [2.0, 29 * 0.07, np.nan])
+    np.testing.assert_allclose(ds["ended_at"].isel(seed=1), [3.5, 29 * 0.07 + 1.5, 117 * 0.03])
+    assert list(ds["status"].attrs["flag_values"]) == [s.value for s in Status]
+    assert ds["status"].attrs["flag_meanings"].split() == [s.name.lower() for s in Status]
+    for variable in ds.variables.values():
+        assert {"long_name", "units"} <= set(variable.attrs)
+
+
+def test_records_equal_a_plain_run_of_the_same_member(config, tmp_path):
+    """One member stepped one by one, evaluated at the recorded steps, gives the same figures."""
+    import jax
+    import jax.numpy as jnp
+
+    from lr_order_jax import algorithm, engine, sweep
+    from lr_order_jax.problem import Model
+
+    run_spec = spec.parse(config())
+    ds = experiment.run(run_spec, tmp_path / "run")
+    grid = sweep.make_grid(run_spec.problem, run_spec.seeds, ())
+    s, h = 1, 1
+    pick = lambda leaf: leaf[s, h]  # noqa: E731
+    state = jax.tree.map(pick, sweep.init_state(run_spec.problem, grid))
+    hypers = algorithm.on_device(jax.tree.map(pick, grid.hypers))
+    data = jax.tree.map(lambda leaf: leaf[s], grid.data)
+    step = jax.jit(
+        lambda s, t: engine.train_step(run_spec.problem, data, hypers, s, t, grid.keys[1])[0]
+    )
+    wanted = ds.isel(seed=s, eta_init=h)
+    seen = 0
+    for t in range(int(wanted["step"].max()) + 1):
+        for i in np.flatnonzero(wanted["step"].values == t):
+            model = Model(state.params, state.stats)
+            out = engine.evaluate(run_spec.problem, data, model)
+            for name in run_spec.problem.variables:
+                value = float(wanted[name].values[i])
+                assert float(out[name]) == pytest.approx(value, rel=1e-4, abs=1e-5), name
+            seen += 1
+        state = step(state, jnp.int32(t))
+    assert seen == 8
+
+
+def test_a_member_that_stops_is_recorded_once_more_and_then_nan(config, tmp_path):
+    ds = run(config(epsilon_2=(100.0,)), tmp_path / "run")  # stops at once in the last phase
+    assert (ds["status"] == Status.STOPPED).all()
+    small = ds.isel(eta_init=2, seed=0)  # Algorithm 2: stops before its first step
+    np.testing.assert_array_equal(np.isfinite(small["train_loss"]), [True] + [False] * 7)
+    large = ds.isel(eta_init=0, seed=0)
+    assert float(large["ended_at"]) == 2.0
+    np.testing.assert_array_equal(np.isfinite(large["train_loss"]), [True] * 5 + [False] * 3)
+
+
+def test_a_threshold_anneals_by_the_loss(config, tmp_path):
+    ds = run(config(epsilon_1=(100.0,)), tmp_path / "run")
+    np.testing.assert_array_equal(ds["annealed_at"].values, [[0.0, 0.0, np.nan]] * 2)
+    np.testing.assert_allclose(ds["ended_at"].isel(eta_init=0), 1.5)
+
+
+def test_a_diverged_member_ends_alone_and_is_marked(config, tmp_path):
+    noisy = {"lam": (0.0,), "tau_xi": (0.1,), "eta_1": 0.2}
+    clean = run(config(**noisy), tmp_path / "clean")
+    wild = run(config(eta_init=(3e38, 0.07, 0.03), **noisy), tmp_path / "wild")
+    assert (wild["status"].isel(eta_init=0) == Status.DIVERGED).all()
+    late = wild.isel(eta_init=0, flow_time=slice(2, None))
+    assert np.isnan(late["train_loss"]).all()
+    for name in ("train_loss", "second_difference", "test_error_p_only"):
+        np.testing.assert_array_equal(
+            wild[name].isel(eta_init=[1, 2]), clean[name].isel(eta_init=[1, 2])
+        )
+
+
+def test_metrics_have_one_line_a_record(config, tmp_path):
+    ds = run(config(), tmp_path / "run")
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert len(lines) == 2 * 3 * 8
+    line = lines[-1]
+    point = ds.sel(seed=line["seed"], eta_init=line["eta_init"]).sel(flow_time=line["flow_time"])
+    assert line["second_difference"] == float(point["second_difference"])
+    assert isinstance(line["step"], int)
+
+
+def files(folder):
+    return {name: (folder / name).read_bytes() for name in ("results.nc", "metrics.jsonl")}
+
+
+def interrupt_after(monkeypatch, updates, signum):
+    """Sends this process a signal at the given progress update."""
+    original, seen = progress.Progress.update, []
+
+    def update(self, *arguments):
+        seen.append(None)
+        if len(seen) == updates:
+            os.kill(os.getpid(), signum)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(progress.Progress, "update", update)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_the_same_command_continues_bit_by_bit(
+    config, tmp_path, monkeypatch, signum
+):
+    run(config(), tmp_path / "whole")
+    for updates in (1, 4, 9):
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, updates, signum)
+            patch.setattr(experiment, "FIRST_CHUNK", 3)
+            patch.setattr(experiment, "CHUNK_SECONDS", 0.0)
+            with pytest.raises(experiment.Interrupted) as interruption:
+                run(config(), tmp_path / "parts")
+            assert interruption.value.signum == signum
+        partial = results.read_results(tmp_path / "parts")
+        assert partial.attrs["complete"] == 0
+        assert np.isnan(partial["train_loss"]).any()
+    run(config(), tmp_path / "parts")
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_checkpoint_interval_and_ways_to_drive_are_free_to_change(config, tmp_path, monkeypatch):
+    run(config(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 5, signal.SIGTERM)
+        with pytest.raises(experiment.Interrupted):
+            run(config(checkpoint_every=0.0), tmp_path / "parts")
+    run(config(checkpoint_every=0.0, driving="dispatch"), tmp_path / "parts")
+    whole, parts = (results.read_results(tmp_path / name) for name in ("whole", "parts"))
+    for name in ("train_loss", "second_difference"):
+        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-4, atol=1e-5)
+
+
+def test_running_again_says_that_all_is_done(config, tmp_path, capsys):
+    run(config(), tmp_path / "run")
+    before = files(tmp_path / "run")
+    capsys.readouterr()
+    run(config(), tmp_path / "run")
+    assert "nothing left to run" in capsys.readouterr().err
+    assert files(tmp_path / "run") == before
+
+
+def test_lost_results_are_written_again_from_the_checkpoint(config, tmp_path):
+    run(config(), tmp_path / "run")
+    before = files(tmp_path / "run")
+    (tmp_path / "run" / "results.nc").unlink()
+    run(config(), tmp_path / "run")
+    assert files(tmp_path / "run") == before
+
+
+@late_reads
+def test_a_damaged_newest_checkpoint_costs_no_more_than_itself(
+    config, tmp_path, monkeypatch, capsys
+):
+    run(config(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 9, signal.SIGTERM)
+        with pytest.raises(experiment.Interrupted):
+            run(config(checkpoint_every=0.0), tmp_path / "parts")
+    steps = sorted(int(p.name) for p in (tmp_path / "parts" / "checkpoints").iterdir())
+    assert len(steps) > 1
+    newest = tmp_path / "parts" / "checkpoints" / str(steps[-1])
+    for path in newest.rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+    capsys.readouterr()
+    run(config(), tmp_path / "parts")
+    told = capsys.readouterr().err
+    assert f"checkpoint of step {steps[-1]}" in told
+    assert f"continuing at step {steps[-2]}" in told
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+
+def snapshot(folder):
+    """Every file of a folder but the lock, with its bytes."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_a_workdir_of_another_config_is_refused_and_left_alone(config, tmp_path):
+    run(config(), tmp_path / "run")
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"r is 0\.1 there, 0\.2 here"):
+        run(config(r=0.2), tmp_path / "run")
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_a_workdir_with_other_files_is_refused_and_left_alone(config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("words")
+    with pytest.raises(ConfigError, match="holds other files"):
+        run(config(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_workdir_that_is_a_file_is_refused(config, tmp_path):
+    (tmp_path / "run").write_text("words")
+    with pytest.raises(ConfigError, match="is not a directory"):
+        run(config(), tmp_path / "run")
+
+
+def test_a_workdir_in_use_is_refused(config, tmp_path):
+    with experiment._held(tmp_path / "run"), pytest.raises(ConfigError, match="in use"):
+        run(config(), tmp_path / "run")
+
+
+def test_a_refused_config_makes_no_directory(config, tmp_path):
+    with pytest.raises(ConfigError):
+        run(config(eta_init=(0.2, 0.01)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_checkpoint_holds_what_analysis_needs(config, tmp_path):
+    ds = run(config(), tmp_path / "run")
+    tree, meta = checkpoint.restore(tmp_path / "run")
+    assert tree["params"]["W"].shape == (2, 3, 4, 6)
+    assert tree["params"]["V"]["z"].shape == (2, 3, 8)
+    np.testing.assert_array_equal(tree["history"]["train_loss"], ds["train_loss"])
+    assert meta["step"] == int(ds["step"].max())
+
+
+def test_axes_beside_the_rate_are_dimensions_and_zipped_ones_coordinates(config, tmp_path):
+    ds = run(config(noise_scale=(0.0, 1.0), eta_init=(0.2, 0.07)), tmp_path / "product")
+    assert ds["train_loss"].dims == ("seed", "eta_init", "noise_scale", "flow_time")
+    zipped = config(noise_scale=(0.0, 1.0), eta_init=(0.2, 0.07), zipped=("eta_init+noise_scale",))
+    both = run(zipped, tmp_path / "zipped")
+    assert both["train_loss"].dims == ("seed", "eta_init", "flow_time")
+    np.testing.assert_array_equal(both["noise_scale"], [0.0, 1.0])
+    assert both["noise_scale"].dims == ("eta_init",)
+    np.testing.assert_allclose(
+        both["train_loss"].isel(eta_init=1),
+        ds["train_loss"].isel(eta_init=1, noise_scale=1),
+        rtol=1e-4,
+        atol=1e-5,
+    )

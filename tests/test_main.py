@@ -1,0 +1,175 @@
+"""The command as users type it, in processes of its own: exit status, one line, resume, kills."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import COMPILATION_CACHE, ROOT
+
+from lr_order_jax import results
+
+SWEEP = "--config=configs/sweep.py"
+SMOKE = "--config=configs/sweep.py:smoke"
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "lr_order_jax.main", *map(str, arguments)]
+
+
+def call(*arguments, cwd=ROOT):
+    environment = os.environ | COMPILATION_CACHE | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_smoke_writes_everything_and_prints_the_table(tmp_path):
+    done = call(SMOKE, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "4 members (2 seeds x 2 eta_init)" in done.stderr
+    assert "compiled in" in done.stderr
+    assert "P-only error, smallest less largest rate" in done.stdout
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    files = {"config.json", "metrics.jsonl", "results.nc", "checkpoints", "figures"}
+    assert names == files | {".lock"}
+    figures = {p.name for p in (tmp_path / "run" / "figures").iterdir()}
+    assert figures == {"learning_order.png", "error_against_rate.png"}
+    assert results.read_results(tmp_path / "run").attrs["complete"] == 1
+    again = call(SMOKE, f"--workdir={tmp_path / 'run'}")
+    assert again.returncode == 0
+    assert "nothing left to run" in again.stderr
+    other = call(SMOKE, f"--workdir={tmp_path / 'run'}", "--config.d=30")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert other.stderr.count("\n") == 1
+    assert "d is 20 there, 30 here" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "--config is missing"),
+        (["--config=configs/swep.py"], "configs/swep.py"),
+        (["--config=configs/sweep.py:smok"], "has no variant 'smok', use 'smoke' or none"),
+        ([SMOKE, "--config.widht=3"], "widht"),
+        ([SMOKE, "--config.m_v=-3"], "config.m_v = -3: must be a whole number from 1"),
+        ([SMOKE, "--config.m_v=wide"], "config.m_v"),
+        ([SMOKE, "--config.r=nan"], "config.r = nan: must be a finite number > 0"),
+        ([SMOKE, "--config.eta_init=0.1,nan"], "config.eta_init = '0.1,nan'"),
+        ([SMOKE, "--config.eta_2=0.5"], "config.eta_2 = 0.5: must be at most eta_1 = 0.2"),
+        ([SMOKE, "--config.p0=0.6", "--config.q0=0.5"], "config.p0 + config.q0 = 1.1"),
+        ([SMOKE, "--wrokdir=x"], "wrokdir"),
+        ([SMOKE, "more"], "'more': no such argument"),
+        ([SMOKE, "--workdir=/proc/none/run"], "--workdir=/proc/none/run: cannot be written"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(arguments, told, tmp_path):
+    if not any(a.startswith("--workdir") for a in arguments):
+        arguments = [*arguments, f"--workdir={tmp_path / 'run'}"]
+    done = call(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_config_file_is_one_line(tmp_path):
+    (tmp_path / "broken.py").write_text("def get_config():\n  return undefined_name\n")
+    done = call(f"--config={tmp_path / 'broken.py'}", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "undefined_name" in done.stderr
+
+
+# Long enough to be hit while it runs: some seconds of steps, a checkpoint at every event.
+LONG = [SMOKE, "--config.flow_time_1=250.", "--config.flow_time_2=250.", "--config.m_v=4000"]
+LONG += ["--config.num_records=100", "--config.checkpoint_every=0.2"]
+
+
+def started(workdir):
+    """A process of the long run that has begun its steps."""
+    child = subprocess.Popen(
+        command(*LONG, f"--workdir={workdir}"),
+        cwd=ROOT,
+        env=os.environ | COMPILATION_CACHE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in child.stderr:
+        if line.startswith("compiled"):
+            return child
+    raise AssertionError(f"ended with {child.wait()}")
+
+
+def written(workdir):
+    return {name: (workdir / name).read_bytes() for name in ("results.nc", "metrics.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Files of the long run without interruption."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    done = call(*LONG, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return written(workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_finishes_with_equal_bytes(whole, tmp_path, signum):
+    child = started(tmp_path / "run")
+    time.sleep(0.7)
+    child.send_signal(signum)
+    begin = time.monotonic()
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 128 + signum, told
+    assert time.monotonic() - begin < 10
+    assert "everything is saved" in told
+    assert "Traceback" not in told
+    assert results.read_results(tmp_path / "run").attrs["complete"] == 0
+    done = call(*LONG, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "continuing at step" in done.stderr
+    assert written(tmp_path / "run") == whole
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
+    chance = random.Random(0)
+    for _ in range(4):
+        child = started(tmp_path / "run")
+        time.sleep(chance.uniform(0.1, 1.5))
+        child.kill()
+        child.communicate()
+        assert child.returncode == -signal.SIGKILL
+        if (tmp_path / "run" / "results.nc").exists():
+            results.read_results(tmp_path / "run")  # whole, if not complete
+    done = call(*LONG, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert written(tmp_path / "run") == whole
+
+
+@pytest.mark.slow
+def test_a_workdir_in_use_by_a_live_run_is_refused(tmp_path):
+    child = started(tmp_path / "run")
+    done = call(*LONG, f"--workdir={tmp_path / 'run'}")
+    child.kill()
+    child.communicate()
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "is in use by a live run" in done.stderr
+
+
+def test_the_default_workdir_is_named_after_config_and_what_is_computed(tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    done = call(SMOKE, "--config.num_records=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("sweep-smoke-")
+    assert len(folder.name) == len("sweep-smoke-") + 8

@@ -1,0 +1,111 @@
+"""The table, half times, and files written aside."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from lr_order_jax import figures, results
+from lr_order_jax.algorithm import Status
+
+
+@pytest.fixture
+def dataset():
+    """Two seeds, two rates: the large one learns P then Q, the small one Q then P."""
+    time = np.arange(5.0)
+    nan = np.nan
+    p_loss = np.array([[[0.7, 0.4, 0.3, 0.3, 0.3], [0.7, 0.7, 0.7, 0.4, 0.3]]] * 2)
+    second = np.array([[[0.0, 0.0, 0.0, -0.6, -0.8], [0.0, -0.6, -0.8, -0.8, -0.8]]] * 2)
+    error = np.array([[[0.5, 0.4, 0.2, 0.1, 0.1], [0.5, 0.4, 0.3, 0.3, 0.3]]] * 2)
+    error[1] += 0.02
+    error[1, 1] += 0.02
+    curves = ("seed", "eta_init", "flow_time")
+    variables = {
+        "train_loss_p_only": (curves, p_loss),
+        "train_loss_q_only": (curves, p_loss),
+        "second_difference": (curves, second),
+        "test_error_p_only": (curves, error),
+        "test_error_q_only": (curves, error),
+        "test_error_both": (curves, error),
+        "test_error": (curves, error),
+        "step": (curves, np.broadcast_to(time, (2, 2, 5)).copy()),
+        "annealed_at": (("seed", "eta_init"), np.array([[2.0, nan]] * 2)),
+        "status": (("seed", "eta_init"), np.full((2, 2), Status.COMPLETED.value)),
+    }
+    coords = {"seed": [0, 1], "eta_init": [0.2, 0.1], "flow_time": time}
+    return xr.Dataset(variables, coords, {"problem": "two_layer"})
+
+
+def test_half_times(dataset):
+    p, q = results.half_times(dataset)
+    np.testing.assert_array_equal(p, [[1, 3]] * 2)
+    np.testing.assert_array_equal(q, [[3, 1]] * 2)
+
+
+def test_the_last_record_of_a_member_that_ended_early(dataset):
+    for name in ("step", "test_error"):
+        dataset[name][0, 1, 3:] = np.nan
+    np.testing.assert_allclose(results.final(dataset, "test_error"), [[0.1, 0.3], [0.12, 0.34]])
+    assert float(results.final(dataset, "step")[0, 1]) == 2
+
+
+def test_the_table_shows_order_and_errors(dataset):
+    table = results.learning_order_table(dataset)
+    large, small = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert (large["eta_init"], large["order"]) == ("0.2", "P, Q (2/2)")
+    assert (small["eta_init"], small["order"]) == ("0.1", "Q, P (2/2)")
+    assert large["annealed at"] == "2.0 +- 0.0"
+    assert small["annealed at"] == "-"
+    assert large["P-only %"] == "11.00 +- 1.00"
+    assert large["diverged"] == ""
+    assert "21.00 +- 1.00" in table.remarks[0]
+
+
+def test_a_diverged_member_is_counted_and_left_out_of_the_errors(dataset):
+    dataset["status"][1, 0] = Status.DIVERGED.value
+    row = results.learning_order_table(dataset).rows[0]
+    columns = results.learning_order_table(dataset).columns
+    shown = dict(zip(columns, row, strict=True))
+    assert shown["diverged"] == "1"
+    assert shown["P-only %"] == "10.00"
+
+
+def test_mean_and_error():
+    assert results.mean_and_error([1.0, 3.0]) == (2.0, pytest.approx(1.0))
+    assert results.mean_and_error([1.0, np.nan])[0] == 1.0
+    assert np.isnan(results.mean_and_error([np.nan])[0])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "results.nc"
+    path.write_text("old")
+
+    def half(aside):
+        aside.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        results.write_aside(path, half)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_equal_results_are_equal_bytes(dataset, tmp_path):
+    for name in ("a.nc", "b.nc"):
+        results.write_results(dataset, tmp_path / name)
+    assert (tmp_path / "a.nc").read_bytes() == (tmp_path / "b.nc").read_bytes()
+
+
+@pytest.mark.parametrize("name", sorted(figures.FIGURES))
+def test_figures_are_drawn_from_whole_and_unfinished_results(dataset, tmp_path, name):
+    figures.draw(dataset, [name], tmp_path)
+    for variable in dataset.data_vars.values():
+        if "flow_time" in variable.dims:
+            variable[1, 1, 2:] = np.nan
+    (path,) = figures.draw(dataset, [name], tmp_path)
+    assert path.stat().st_size > 10_000
+
+
+def test_the_learning_order_figure_shows_the_means(dataset):
+    axes = figures.learning_order(dataset).axes
+    np.testing.assert_allclose(axes[0].lines[0].get_ydata(), [0, 0, 0, -0.6, -0.8])
+    assert axes[0].get_legend_handles_labels()[1] == ["0.2", "0.1"]
