@@ -190,15 +190,25 @@ class _Run:
         """(S, H, K) -> (S, H): the values of each member's present phase."""
         return np.take_along_axis(values, self.kept.phase[..., None], axis=-1)[..., 0]
 
+    def steps_of_schedule_left(self) -> np.ndarray:
+        """(S, H): steps that a member's whole schedule still has, were it never ended early."""
+        return np.maximum(self.grid.hypers.phase_steps.sum(axis=-1) - self.step, 0)
+
     def steps_to_event(self) -> int:
-        """Steps until a running member is due at the time grid or ends a phase, at least 1."""
+        """Steps until a running member is due at the time grid or ends a phase, at least 1.
+
+        A diverged member keeps its scheduled end as an event, see `drop_ended`.
+        """
         pace = self.at_phase(self.time_per_step)
         point = self.time[np.minimum(self.next_record, len(self.time) - 1)]
         to_record = np.ceil((point - self.member_time()) / pace - SLACK)
         to_record = np.where(self.next_record < len(self.time), to_record, NEVER)
         in_phase = self.at_phase(self.kept.phase_counts)
         to_phase_end = self.at_phase(self.grid.hypers.phase_steps) - in_phase
-        return max(1, int(np.min(np.minimum(to_record, to_phase_end)[self.running])))
+        steps = np.where(self.running, np.minimum(to_record, to_phase_end), NEVER)
+        schedule = self.steps_of_schedule_left()
+        diverged = (self.kept.status == Status.DIVERGED) & (schedule > 0)
+        return max(1, int(np.where(diverged, np.minimum(steps, schedule), steps).min()))
 
     def member_steps(self) -> tuple[int, int]:
         """Member-steps taken; these and those at most to come."""
@@ -249,9 +259,13 @@ class _Run:
     def drop_ended(self) -> None:
         """Takes columns whose members have all ended off the device, where that saves enough.
 
-        Each drop compiles the program for a new shape, so a column here and there is kept.
+        Each drop compiles the program for a new shape, so a column here and there is kept. The
+        last digits of a member can depend on the number of columns, so a diverged member keeps its
+        place to the end of its schedule: the others must not change by a bit because of it.
         """
-        alive = [h for h in self.columns if self.running[:, h].any()]
+        diverged = self.kept.status == Status.DIVERGED
+        holds = self.running | (diverged & (self.steps_of_schedule_left() > 0))
+        alive = [h for h in self.columns if holds[:, h].any()]
         if alive and len(alive) <= DROP_SHARE * len(self.columns):
             self.fetch()
             self.put_columns(alive)
