@@ -6,10 +6,10 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 prepare requirements.txt
 
-config=(--config=configs/sweep.py)
+default=--config=configs/sweep.py
 for argument in "$@"; do
   case $argument in
-  --config | --config=* | -config | -config=*) config=() ;;
+  --config | --config=* | -config | -config=*) default= ;;
   esac
 done
-exec .venv/bin/python -m lr_order_jax.main "${config[@]}" "$@"
+exec .venv/bin/python -m lr_order_jax.main ${default:+"$default"} "$@"

@@ -23,7 +23,7 @@ class Progress:
     A host resource: `close` it before printing anything else.
     """
 
-    def __init__(self, total: int, done: int):
+    def __init__(self, done: int, total: int):
         self._total, self._first = total, done
         self._start = self._told = time.monotonic()
         self._bar = None

@@ -261,7 +261,7 @@ def group_loss_sums(f, examples: Examples):
     return logistic_loss(f, examples.y) @ members, jnp.sum(members, axis=0)
 
 
-def test_error_counts(r, g, y):
+def count_errors(r, g, y):
     """Wrong predictions with P alone, Q alone and both patterns, from r(x1) and g(x2): (3,).
 
     An output of 0 is wrong.

@@ -109,12 +109,13 @@ class TwoLayer:
 
     def evaluate(self, model, batch):
         g3 = self.g(model.params, model.stats, batch.directions)
-        train_r = self.r(model.params, model.stats, batch.train.x1)
-        train_g = batch.train.q_coefficients @ g3
-        loss, count = synthetic.group_loss_sums(train_r + train_g, batch.train)
-        test_r = self.r(model.params, model.stats, batch.test.x1)
-        test_g = batch.test.q_coefficients @ g3
-        wrong = synthetic.test_error_counts(test_r, test_g, batch.test.y)
+
+        def outputs(examples):
+            return self.r(model.params, model.stats, examples.x1), examples.q_coefficients @ g3
+
+        r, g = outputs(batch.train)
+        loss, count = synthetic.group_loss_sums(r + g, batch.train)
+        wrong = synthetic.count_errors(*outputs(batch.test), batch.test.y)
         num_test = jnp.float32(batch.test.y.shape[0])
         return {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}
 
