@@ -39,20 +39,20 @@ def learning_order(dataset: xr.Dataset) -> Any:
     """Second difference and the losses of Q-only and P-only examples against flow time.
 
     One line an initial rate, mean over seeds with a band of one standard error; other axes at their
-    first value. A dotted line marks the annealing of the rate of its colour.
+    first value. A dotted line marks the mean time at which the rate of its colour was annealed.
     """
     from matplotlib.figure import Figure
 
     panels = (
-        ("second_difference", "second difference of g\n(negative: Q is learned)"),
-        ("train_loss_q_only", "training loss, Q-only examples"),
-        ("train_loss_p_only", "training loss, P-only examples"),
+        ("second_difference", "second difference of g\n(negative: Q is learned)", "linear"),
+        ("train_loss_q_only", "training loss, Q-only examples", "log"),
+        ("train_loss_p_only", "training loss, P-only examples", "linear"),
     )
     clock = results.clock_of(dataset)
     columns = _rate_columns(dataset)
     figure = Figure(figsize=(12.5, 4.0), layout="constrained")
     axes = figure.subplots(1, len(panels))
-    for axis, (name, label) in zip(axes, panels, strict=True):
+    for axis, (name, label, scale) in zip(axes, panels, strict=True):
         for column, colour in zip(columns, _colours(len(columns)), strict=True):
             mean, error = _spread(dataset, name, column)
             rate = results.label_of(dataset, column)["eta_init"]
@@ -64,6 +64,7 @@ def learning_order(dataset: xr.Dataset) -> Any:
                 axis.axvline(annealed, color=colour, ls=":", lw=0.8)
         axis.set_xlabel("flow time (learning rate x steps)")
         axis.set_ylabel(label)
+        axis.set_yscale(scale)
     axes[0].legend(title="initial rate", fontsize="small")
     figure.suptitle(f"Learning order, {dataset.sizes['seed']} seeds (band: one standard error)")
     return figure

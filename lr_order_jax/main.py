@@ -35,7 +35,10 @@ def _config_file(argv: Sequence[str]) -> str:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Flags in, one line and exit status 2 for a wrong one (absl would print a traceback)."""
     file = _config_file(argv)
+    path = file.partition(":")[0]
     try:
+        if path and not pathlib.Path(path).is_file():
+            raise ConfigError(f"--config={file}: there is no file {path}")
         rest = flags.FLAGS(list(argv))
         if not file:
             raise ConfigError("--config is missing: give --config=configs/sweep.py")
@@ -48,7 +51,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     except OSError as error:
         _refuse(f"--config={file}: {error.strerror or str(error).splitlines()[0]}")
     except (AttributeError, KeyError) as error:
-        _refuse(f"--config: no such field {error.args[0] if error.args else error}")
+        field = str(error.args[0] if error.args else error).strip("\"'")
+        _refuse(f"config.{field}: {path} has no such field")
     except Exception as error:  # a config file is a program: it can raise anything
         _refuse(_one_line(error))
     raise AssertionError("unreachable")

@@ -52,9 +52,9 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
     ("arguments", "told"),
     [
         ([], "--config is missing"),
-        (["--config=configs/swep.py"], "configs/swep.py"),
+        (["--config=configs/swep.py"], "there is no file configs/swep.py"),
         (["--config=configs/sweep.py:smok"], "has no variant 'smok', use 'smoke' or none"),
-        ([SMOKE, "--config.widht=3"], "widht"),
+        ([SMOKE, "--config.widht=3"], "config.widht: configs/sweep.py has no such field"),
         ([SMOKE, "--config.m_v=-3"], "config.m_v = -3: must be a whole number from 1"),
         ([SMOKE, "--config.m_v=wide"], "config.m_v"),
         ([SMOKE, "--config.r=nan"], "config.r = nan: must be a finite number > 0"),

@@ -115,7 +115,8 @@ class TwoLayer:
 
         r, g = outputs(batch.train)
         loss, count = synthetic.group_loss_sums(r + g, batch.train)
-        wrong = synthetic.count_errors(*outputs(batch.test), batch.test.y)
+        r, g = outputs(batch.test)
+        wrong = synthetic.count_errors(r, g, batch.test.y)
         num_test = jnp.float32(batch.test.y.shape[0])
         return {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}
 
