@@ -1,11 +1,11 @@
-# Sourced by the launch scripts: a virtual environment in .venv of the project's root with the given
-# requirements files, made anew only when they change. Needs Python 3.11 or newer, with pip.
-# Set PYTHON to choose an interpreter.
+# Sourced by the launch scripts: goes to the project's root and prepares a virtual environment in
+# .venv there with the given requirements files; pip runs only when one of them has changed. Needs
+# Python 3.11 or newer, with pip. Set PYTHON to choose an interpreter.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 prepare() { # prepare REQUIREMENTS_FILE...
-  local python=${PYTHON:-} candidate arguments=() stamp=.venv/requirements.stamp wanted
+  local python=${PYTHON:-} candidate file arguments=() missing=()
   if [ -z "$python" ]; then
     for candidate in python3 python3.13 python3.12 python3.11; do
       if command -v "$candidate" >/dev/null &&
@@ -19,13 +19,19 @@ prepare() { # prepare REQUIREMENTS_FILE...
     echo "error: no Python 3.11 or newer found, install one or set PYTHON=/path/to/python" >&2
     return 2
   fi
-  wanted=$(cat "$@")
-  if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
-    return 0
-  fi
+  # A copy of each installed requirements file stands in .venv, as a stamp.
+  for file in "$@"; do
+    cmp -s "$file" ".venv/installed/$file" || missing+=("$file")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
   echo "preparing .venv" >&2
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
-  for candidate in "$@"; do arguments+=(-r "$candidate"); done
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    "$python" -m venv --clear .venv || return 2
+  fi
+  for file in "$@"; do arguments+=(-r "$file"); done
   .venv/bin/python -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
-  printf '%s\n' "$wanted" >"$stamp"
+  for file in "$@"; do
+    mkdir -p ".venv/installed/$(dirname "$file")"
+    cp "$file" ".venv/installed/$file"
+  done
 }

@@ -2,6 +2,7 @@
 # Prepares .venv and runs the main job. Arguments are passed on; --config=... replaces the default:
 #   bash launch/local.sh
 #   bash launch/local.sh --config=configs/sweep.py:smoke --workdir=/tmp/smoke
+# It works in the project's root: relative paths count from there.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 prepare requirements.txt

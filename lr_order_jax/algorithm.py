@@ -79,22 +79,22 @@ def stationary_tau_xi(tau_0, eta_1, weight_decay):
     return tau_0 * (weight_decay * (2 - eta_1 * weight_decay) / eta_1) ** 0.5
 
 
-def stationary_tau_0(tau_xi, eta, weight_decay):
-    """Deviation to which the noise part relaxes at rate eta: the inverse of (3.3)."""
-    return tau_xi * (eta / (weight_decay * (2 - eta * weight_decay))) ** 0.5
+def _following(hypers: Hypers, phase):
+    """The first phase after `phase` that has steps, and whether there is one."""
+    index = jnp.arange(hypers.phase_steps.shape[-1], dtype=jnp.int32)
+    later = (index > phase) & (hypers.phase_steps > 0)
+    return jnp.argmax(later).astype(jnp.int32), jnp.any(later)
 
 
 def init_state(hypers: Hypers, params: PyTree, stats: PyTree) -> TrainState:
-    """The state before the first step; leading phases of no steps are passed over."""
-    phases = hypers.phase_steps.shape[-1]
-    skipped = jnp.sum(jnp.cumprod(hypers.phase_steps == 0), dtype=jnp.int32)
-    completed = skipped == phases
+    """The state before the first step, in the first phase that has steps."""
+    phase, is_one = _following(hypers, jnp.int32(-1))
     return TrainState(
         params=params,
         stats=stats,
-        phase=jnp.minimum(skipped, phases - 1),
-        phase_counts=jnp.zeros(phases, jnp.int32),
-        status=jnp.where(completed, jnp.int32(Status.COMPLETED), jnp.int32(Status.RUNNING)),
+        phase=phase,
+        phase_counts=jnp.zeros(hypers.phase_steps.shape[-1], jnp.int32),
+        status=jnp.where(is_one, jnp.int32(Status.RUNNING), jnp.int32(Status.COMPLETED)),
     )
 
 
@@ -108,15 +108,17 @@ def after_loss(hypers: Hypers, phase, status, loss):
 
     A loss at or below the phase's threshold ends it, so the update that follows already has the
     next phase's rate: gamma_t = eta_1 for t < t_0, where t_0 is the first step with
-    L(U_t) <= epsilon_1 + q log 2. In the last phase the member stops at these weights. A loss that
-    is not finite ends the member in any phase.
+    L(U_t) <= epsilon_1 + q log 2. In the last phase the member stops at these weights. One loss
+    can end several phases. A loss that is not finite ends the member in any phase.
     """
-    running = status == Status.RUNNING
-    reached = running & (loss <= hypers.loss_thresholds[phase])
-    is_last = phase == hypers.phase_steps.shape[-1] - 1
-    status = jnp.where(reached & is_last, jnp.int32(Status.STOPPED), status)
-    status = jnp.where(running & ~jnp.isfinite(loss), jnp.int32(Status.DIVERGED), status)
-    return jnp.where(reached & ~is_last, phase + 1, phase), status
+    diverged = (status == Status.RUNNING) & ~jnp.isfinite(loss)
+    status = jnp.where(diverged, jnp.int32(Status.DIVERGED), status)
+    for _ in range(hypers.phase_steps.shape[-1]):
+        reached = (status == Status.RUNNING) & (loss <= hypers.loss_thresholds[phase])
+        following, is_one = _following(hypers, phase)
+        status = jnp.where(reached & ~is_one, jnp.int32(Status.STOPPED), status)
+        phase = jnp.where(reached & is_one, following, phase)
+    return phase, status
 
 
 def after_step(hypers: Hypers, phase, status, phase_counts):
@@ -124,9 +126,9 @@ def after_step(hypers: Hypers, phase, status, phase_counts):
     running = status == Status.RUNNING
     phase_counts = phase_counts.at[phase].add(running.astype(jnp.int32))
     full = running & (phase_counts[phase] >= hypers.phase_steps[phase])
-    is_last = phase == hypers.phase_steps.shape[-1] - 1
-    status = jnp.where(full & is_last, jnp.int32(Status.COMPLETED), status)
-    return jnp.where(full & ~is_last, phase + 1, phase), status, phase_counts
+    following, is_one = _following(hypers, phase)
+    status = jnp.where(full & ~is_one, jnp.int32(Status.COMPLETED), status)
+    return jnp.where(full & is_one, following, phase), status, phase_counts
 
 
 def gradient_noise(key, params: PyTree) -> PyTree:

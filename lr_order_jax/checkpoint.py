@@ -6,6 +6,7 @@ each leaf's digest stands in the JSON and is compared on restore, newest checkpo
 the only module that imports Orbax.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ PyTree = Any
 
 
 class NoCheckpoint(LookupError):
-    """There is no usable checkpoint."""
+    """There is no such checkpoint."""
 
 
 def _digests(tree: PyTree) -> dict[str, str]:
@@ -45,9 +46,14 @@ def _seal(meta: dict) -> str:
 class Checkpoints:
     """The checkpoints in a directory. A host resource: `close` it."""
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 3):
+    def __init__(self, directory: str | os.PathLike, keep: int = 3, read_only: bool = False):
         self.directory = pathlib.Path(directory).resolve()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=not read_only,  # what a kill inside a write left behind
+            read_only=read_only,
+        )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def close(self) -> None:
@@ -84,7 +90,16 @@ class Checkpoints:
             restored = self._manager.restore(step, args=arguments)
             meta, seal = restored.meta["meta"], restored.meta["seal"]
             tree = jax.tree.map(np.asarray, restored.arrays)
+        except (MemoryError, PermissionError):  # says nothing about the checkpoint
+            raise
         except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
+            if getattr(error, "errno", None) in (
+                errno.EMFILE,
+                errno.ENFILE,
+                errno.ENOMEM,
+                errno.EIO,
+            ):
+                raise
             reason = str(error).strip().split("\n")[0][:200]
             raise ValueError(f"cannot be read ({type(error).__name__}: {reason})") from error
         if _seal(meta) != seal:
@@ -96,18 +111,27 @@ class Checkpoints:
         return tree, meta
 
     def restore_latest(self, say: Callable[[str], None]) -> tuple[PyTree, dict]:
-        """The newest checkpoint that is whole; damaged ones are set aside, which is said.
+        """The newest checkpoint that is whole; newer, damaged ones are set aside, which is said.
 
         Raises:
-          NoCheckpoint: if there is none.
+          NoCheckpoint: if none is stored.
+          ValueError: if all are damaged; nothing is moved then.
         """
+        damaged: dict[int, ValueError] = {}
         for step in reversed(self.steps()):
             try:
-                return self.restore(step)
+                found = self.restore(step)
             except ValueError as error:
-                aside = self._set_aside(step)
-                say(f"checkpoint of step {step}: {error}; moved to {aside}, trying the one before")
-        raise NoCheckpoint(f"{self.directory} holds no usable checkpoint")
+                damaged[step] = error
+                continue
+            for bad, reason in damaged.items():
+                aside = self._set_aside(bad)
+                say(f"checkpoint of step {bad}: {reason}; moved to {aside}, using step {step}")
+            return found
+        if damaged:
+            told = "; ".join(f"step {step} {reason}" for step, reason in damaged.items())
+            raise ValueError(f"{self.directory}: every checkpoint is damaged: {told}")
+        raise NoCheckpoint(f"{self.directory} holds no checkpoint")
 
     def _set_aside(self, step: int) -> pathlib.Path:
         folder = self.directory.parent / "damaged_checkpoints"
@@ -137,7 +161,7 @@ def restore(workdir: str | os.PathLike, step: int | None = None) -> tuple[PyTree
     directory = pathlib.Path(workdir) / "checkpoints"
     if not directory.is_dir():
         raise NoCheckpoint(f"{directory} does not exist")
-    checkpoints = Checkpoints(directory)
+    checkpoints = Checkpoints(directory, read_only=True)
     try:
         steps = checkpoints.steps()
         if not steps or (step is not None and step not in steps):

@@ -9,6 +9,7 @@ number of members can change a draw.
 """
 
 import enum
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,38 +67,35 @@ def drive(one_step: Callable, how: str) -> Callable:
     """A function that takes `count` steps from step `start`, from one that takes a single step.
 
     Args:
-      one_step: (data, hypers, state, step, keys) -> (state, info).
+      one_step: (data, hypers, state, step, keys) -> state.
       how: `scan` (one compiled loop; `count` is data, so no length compiles anew) or `dispatch`
         (one compiled step, called in turn).
 
     Returns:
-      A function (data, hypers, state, keys, start, count) -> (state, info of the last step). It
-      consumes `state`, whose buffers it may overwrite. `count` may be 0 (to compile).
+      A function (data, hypers, state, keys, start, count) -> state. It consumes `state`, whose
+      buffers it may overwrite. `count` may be 0 (to compile).
     """
     if how == "scan":
 
-        def advance(data, hypers, state, keys, start, count):
+        @functools.partial(jax.jit, donate_argnums=2)
+        def loop(data, hypers, state, keys, start, count):
             def body(i, carry):
-                return one_step(data, hypers, carry[0], start + i, keys)
+                return one_step(data, hypers, carry, start + i, keys)
 
-            shapes = jax.eval_shape(one_step, data, hypers, state, start, keys)[1]
-            blank = jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
-            return jax.lax.fori_loop(0, count, body, (state, blank))
+            return jax.lax.fori_loop(0, count, body, state)
 
-        compiled = jax.jit(advance, donate_argnums=2)
-        return lambda data, hypers, state, keys, start, count: compiled(
+        return lambda data, hypers, state, keys, start, count: loop(
             data, hypers, state, keys, jnp.int32(start), jnp.int32(count)
         )
 
     single = jax.jit(one_step, donate_argnums=2)
 
     def dispatch(data, hypers, state, keys, start, count):
-        info: dict[str, jax.Array] = {}
         if count == 0:  # compile on a copy, and keep the state
             single(data, hypers, jax.tree.map(jnp.copy, state), jnp.int32(start), keys)
         for step in range(start, start + count):
-            state, info = single(data, hypers, state, jnp.int32(step), keys)
-        return state, info
+            state = single(data, hypers, state, jnp.int32(step), keys)
+        return state
 
     return dispatch
 

@@ -33,7 +33,6 @@ from lr_order_jax.fields import ConfigError
 from lr_order_jax.progress import Progress, say
 
 CHUNK_SECONDS = 1.0  # a chunk is cut to about this, so that a signal is answered soon
-FIRST_CHUNK = 8  # steps, before the speed is known
 DROP_SHARE = 0.75  # ended columns are dropped once at most this share of them is left
 SLACK = 1e-6  # steps: a point of the time grid is reached although rounding says "almost"
 
@@ -75,14 +74,17 @@ def default_workdir(config_name: str, run_spec: spec.Spec) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _held(workdir: pathlib.Path) -> Iterator[None]:
-    """Makes the directory and holds it against other live runs (the lock dies with the process)."""
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"--workdir={workdir}: is not a directory")
-    ours = (".lock", "config.json")
-    foreign = workdir.is_dir() and not any((workdir / name).exists() for name in ours)
-    if foreign and any(workdir.iterdir()):
-        raise ConfigError(f"--workdir={workdir}: holds other files, give an empty or new one")
+    """Makes the directory and holds it against other live runs (the lock dies with the process).
+
+    A directory made here is removed again if nothing came to be written into it.
+    """
     try:
+        if workdir.exists() and not workdir.is_dir():
+            raise ConfigError(f"--workdir={workdir}: is not a directory")
+        is_new = not workdir.exists()
+        ours = any((workdir / name).exists() for name in (".lock", "config.json"))
+        if not is_new and not ours and any(workdir.iterdir()):
+            raise ConfigError(f"--workdir={workdir}: holds other files, give an empty or new one")
         workdir.mkdir(parents=True, exist_ok=True)
         lock = open(workdir / ".lock", "w")  # noqa: SIM115 (closed below)
     except OSError as error:
@@ -92,31 +94,38 @@ def _held(workdir: pathlib.Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"--workdir={workdir}: is in use by a live run") from None
-        yield
+        try:
+            yield
+        except Exception:
+            if is_new and {p.name for p in workdir.iterdir()} == {".lock"}:
+                (workdir / ".lock").unlink()
+                workdir.rmdir()
+            raise
+
+
+def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The stored config.json; {} if there is none."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return {}
+    try:
+        stored = json.loads(path.read_text())
+        return {"what": dict(stored["what"]), "sessions": list(stored["sessions"])}
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path}: is not a readable config.json; restore or remove it") from None
 
 
 def _check_config(workdir: pathlib.Path, run_spec: spec.Spec) -> None:
     """Refuses a directory in which something else was computed."""
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    try:
-        stored = json.loads(path.read_text())["what"]
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"{path}: is not a readable config.json; move it or the run away"
-        ) from None
-    told = spec.difference(stored, run_spec.what)
-    if told:
+    stored = _read_config(workdir)
+    if stored and (told := spec.difference(stored["what"], run_spec.what)):
         raise ConfigError(f"--workdir={workdir}: holds a run of another config: {told}")
 
 
-def _describe(run_spec: spec.Spec) -> dict[str, Any]:
-    """What `config.json` holds."""
+def _write_config(workdir: pathlib.Path, run_spec: spec.Spec) -> None:
+    """Writes config.json: what and how, and the command and machine of each session so far."""
     device = jax.devices()[0]
-    return {
-        "what": run_spec.what,
-        "how": dataclasses.asdict(run_spec.how),
+    session: dict[str, Any] = {
         "command": sys.argv,
         "versions": {
             "lr_order_jax": __version__,
@@ -126,6 +135,13 @@ def _describe(run_spec: spec.Spec) -> dict[str, Any]:
         },
         "device": {"platform": device.platform, "kind": device.device_kind},
     }
+    config = {
+        "what": run_spec.what,
+        "how": dataclasses.asdict(run_spec.how),
+        **session,
+        "sessions": [*_read_config(workdir).get("sessions", []), session],
+    }
+    results.write_json(config, workdir / "config.json")
 
 
 class _Run:
@@ -172,7 +188,7 @@ class _Run:
 
     def take_steps(self, count: int) -> None:
         """Advances all members; 0 steps compile the program."""
-        self.state, _ = self.advance(
+        self.state = self.advance(
             self.grid.data, self.hypers, self.state, self.grid.keys, self.step, count
         )
         self.fetch(("phase", "phase_counts", "status"))
@@ -237,24 +253,41 @@ class _Run:
         self.next_record = np.where(ended, len(self.time), self.next_record)
 
     def _write_points(self, due: np.ndarray, upto: np.ndarray) -> None:
-        """Points [next_record, upto) of the due members, into the history and metrics.jsonl."""
+        """Points [next_record, upto) of the due members, into the history and metrics.jsonl.
+
+        A member whose training loss is not finite by now has diverged: its point is not written.
+        """
         values = self.measure(self.grid.data, self.state, due[:, self.columns])
         rates = self.at_phase(self.grid.hypers.rates)
         steps = self.kept.phase_counts.sum(axis=-1)
         with open(self.workdir / "metrics.jsonl", "a") as file:
             for s, h in np.argwhere(due):
                 column = self.columns.index(h)
-                point = {name: float(v[s, column]) for name, v in values.items()}
-                point |= {"learning_rate": float(rates[s, h]), "step": int(steps[s, h])}
-                points = slice(self.next_record[s, h], upto[s, h])
+                point = {name: v[s, column] for name, v in values.items()}
+                if not np.isfinite(point["train_loss"]):
+                    self.mark_diverged(s, column)
+                    continue
+                point |= {"learning_rate": rates[s, h], "step": steps[s, h]}
+                points = range(self.next_record[s, h], upto[s, h])
                 for name, value in point.items():
                     self.history[name][s, h, points] = value
-                line: dict[str, Any] = {"seed": self.grid.seeds[s]}
-                line |= {axis.name: self.grid.members[h][axis.name] for axis in self.grid.axes}
-                line |= {name: v if np.isfinite(v) else None for name, v in point.items()}
-                for now in self.time[points]:
-                    file.write(json.dumps(line | {self.problem.clock: float(now)}) + "\n")
+                file.writelines(self.metrics_line(s, h, t) for t in points)
             self.metrics_bytes = file.tell()
+
+    def metrics_line(self, s: int, h: int, t: int) -> str:
+        """The line of metrics.jsonl of one member at one point of the time grid."""
+        line: dict[str, Any] = {"seed": self.grid.seeds[s]}
+        line |= {f: self.grid.members[h][f] for axis in self.grid.axes for f in axis.values}
+        line[self.problem.clock] = float(self.time[t])
+        point = {name: float(values[s, h, t]) for name, values in self.history.items()}
+        line |= {name: v if np.isfinite(v) else None for name, v in point.items()}
+        return json.dumps(line | {"step": int(point["step"])}) + "\n"
+
+    def mark_diverged(self, seed: int, column: int) -> None:
+        """Ends a member, on the device and on the host."""
+        status = self.state.status.at[seed, column].set(Status.DIVERGED.value)
+        self.state = self.state._replace(status=status)
+        self.kept.status[seed, self.columns[column]] = Status.DIVERGED
 
     def drop_ended(self) -> None:
         """Takes columns whose members have all ended off the device, where that saves enough.
@@ -273,8 +306,10 @@ class _Run:
     # Files.
 
     def dataset(self):
-        annealed = (self.kept.phase > 0) & (self.grid.hypers.phase_steps[..., 0] > 0)
-        in_first_phase = self.time_per_step[..., 0] * self.kept.phase_counts[..., 0]
+        first = np.argmax(self.grid.hypers.phase_steps > 0, axis=-1)  # phase of the initial rate
+        annealed = self.kept.phase > first
+        spent = self.time_per_step * self.kept.phase_counts
+        in_first_phase = np.take_along_axis(spent, first[..., None], axis=-1)[..., 0]
         return results.make_dataset(
             what=self.spec.what,
             clock=self.problem.clock,
@@ -301,6 +336,7 @@ class _Run:
             "target": self.target,
             "columns": self.columns,
             "metrics_bytes": self.metrics_bytes,
+            "what": dict(self.spec.what),
         }
         checkpoints.save(self.step, self._tree(), meta)
         results.write_results(self.dataset(), self.workdir / "results.nc")
@@ -315,6 +351,10 @@ class _Run:
             tree, meta = checkpoints.restore_latest(say)
         except NoCheckpoint:
             return False
+        except ValueError as error:
+            raise ConfigError(f"{error}; give a new --workdir") from None
+        if told := spec.difference(meta.get("what", {}), self.spec.what):
+            raise ConfigError(f"{checkpoints.directory}: belongs to another config: {told}")
         layout = [
             {jax.tree_util.keystr(k): (a.shape, a.dtype) for k, a in leaves}
             for leaves in map(jax.tree_util.tree_leaves_with_path, (self._tree(), tree))
@@ -326,20 +366,25 @@ class _Run:
             )
         state = {name: tree.get(name, {}) for name in TrainState._fields}
         self.kept = jax.tree.map(np.array, TrainState(**state))
-        self.history, self.next_record = tree["history"], tree["next_record"]
+        self.history = {name: tree["history"][name] for name in self.history}  # in our order
+        self.next_record = tree["next_record"]
         self.step, self.target = meta["step"], meta["target"]
         self.metrics_bytes = meta["metrics_bytes"]
         self.put_columns(meta["columns"])
         return True
 
     def open_metrics(self) -> None:
-        """Cuts metrics.jsonl back to the lines that belong to the present state."""
+        """Cuts metrics.jsonl back to the lines of the present state, or writes lost ones again."""
         path = self.workdir / "metrics.jsonl"
         path.touch()
-        if path.stat().st_size < self.metrics_bytes:
-            say(f"{path}: lines are missing, the records themselves are in the checkpoint")
-            self.metrics_bytes = path.stat().st_size
-        os.truncate(path, self.metrics_bytes)
+        if path.stat().st_size >= self.metrics_bytes:
+            os.truncate(path, self.metrics_bytes)
+            return
+        say(f"{path}: lines are missing, writing it again from the checkpoint")
+        made = np.argwhere(np.isfinite(np.moveaxis(self.history["step"], -1, 0)))
+        lines = "".join(self.metrics_line(s, h, t) for t, s, h in made)
+        results.write_aside(path, lambda aside: aside.write_text(lines))
+        self.metrics_bytes = path.stat().st_size
 
     # The loop.
 
@@ -349,7 +394,7 @@ class _Run:
         Raises:
           Interrupted: after a signal, with everything saved.
         """
-        bar = Progress(*self.member_steps())
+        bar = Progress(self.member_steps()[0])
         saved_at, speed, compiled = time.monotonic(), 0.0, 0
         try:
             while self.running.any():
@@ -359,7 +404,7 @@ class _Run:
                     self.take_steps(0)
                     compiled = len(self.columns)
                 start = time.perf_counter()
-                most = max(FIRST_CHUNK, int(speed * CHUNK_SECONDS))
+                most = max(1, int(speed * CHUNK_SECONDS))
                 count = min(self.target - self.step, most)
                 self.take_steps(count)
                 speed = count / (time.perf_counter() - start)
@@ -368,8 +413,8 @@ class _Run:
                     self.drop_ended()
                 least = np.min(self.member_time(), where=self.running, initial=self.time[-1])
                 alive = int(self.running.sum())
-                taken, _ = self.member_steps()
-                bar.update(taken, self.problem.clock, float(least), alive, self.step, speed)
+                taken, total = self.member_steps()
+                bar.update(taken, total, self.problem.clock, float(least), alive, self.step, speed)
                 if signals.received is not None:
                     self.save(checkpoints)
                     raise Interrupted(signals.received)
@@ -404,13 +449,14 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path):
       ConfigError: if the config or the directory cannot serve; nothing there is changed.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
-    this = _Run(run_spec, workdir)  # what can be refused is refused before a file is written
     with _Signals() as signals, _held(workdir):
         _check_config(workdir, run_spec)
+        this = _Run(run_spec, workdir)
         checkpoints = Checkpoints(workdir / "checkpoints")
         try:
             resumed = this.restore(checkpoints)
-            results.write_json(_describe(run_spec), workdir / "config.json")
+            if not resumed or this.running.any():
+                _write_config(workdir, run_spec)
             this.open_metrics()
             this.announce(resumed)
             if not resumed:

@@ -32,7 +32,8 @@ def _colours(count: int):
 
 def _rate_columns(dataset: xr.Dataset) -> list[dict[str, int]]:
     """The columns along the initial rate, at the first value of every other axis."""
-    return [c for c in results.columns_of(dataset) if not any(c[a] for a in c if a != "eta_init")]
+    rate = results.rate_dim(dataset)
+    return [c for c in results.columns_of(dataset) if not any(c[a] for a in c if a != rate)]
 
 
 def learning_order(dataset: xr.Dataset) -> Any:
@@ -64,7 +65,8 @@ def learning_order(dataset: xr.Dataset) -> Any:
                 axis.axvline(annealed, color=colour, ls=":", lw=0.8)
         axis.set_xlabel("flow time (learning rate x steps)")
         axis.set_ylabel(label)
-        axis.set_yscale(scale)
+        if np.any(dataset[name] > 0) or scale == "linear":
+            axis.set_yscale(scale)
     axes[0].legend(title="initial rate", fontsize="small")
     figure.suptitle(f"Learning order, {dataset.sizes['seed']} seeds (band: one standard error)")
     return figure
@@ -92,7 +94,7 @@ def error_against_rate(dataset: xr.Dataset) -> Any:
     )  # fmt: skip
     axis.plot([], [], color="0.75", marker=".", label="one seed")
     axis.set_xscale("log")
-    axis.set_xlabel("initial learning rate (smallest: Algorithm 2, not annealed)")
+    axis.set_xlabel("initial learning rate")
     axis.set_ylabel("final test error on P-only examples (%)")
     axis.legend(fontsize="small")
     return figure

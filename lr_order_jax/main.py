@@ -7,11 +7,17 @@ Exit status: 0 when results are whole, 2 with one line on stderr for a wrong con
 after SIGINT and 143 after SIGTERM, with everything saved.
 """
 
+import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
+if __name__ == "__main__":  # Ctrl-C while modules load: there is nothing to save yet
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -36,25 +42,29 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Flags in, one line and exit status 2 for a wrong one (absl would print a traceback)."""
     file = _config_file(argv)
     path = file.partition(":")[0]
+    logging.set_verbosity(logging.FATAL)  # Orbax tells every file it writes
     try:
         if path and not pathlib.Path(path).is_file():
-            raise ConfigError(f"--config={file}: there is no file {path}")
+            raise ConfigError(f"--config={file}: {path} is not a file")
         rest = flags.FLAGS(list(argv))
         if not file:
             raise ConfigError("--config is missing: give --config=configs/sweep.py")
         if len(rest) > 1:
             raise ConfigError(f"{rest[1]!r}: no such argument, options are --config, --workdir")
-        _ = _CONFIG.value.items  # a config file that could not be read says so only here
+        if not hasattr(_CONFIG.value, "items"):
+            raise ConfigError(f"--config={file}: its get_config must return a ConfigDict")
         return rest
     except ConfigError as error:
         _refuse(str(error))
-    except OSError as error:
-        _refuse(f"--config={file}: {error.strerror or str(error).splitlines()[0]}")
+    except flags.Error as error:
+        _refuse(_one_line(error))
     except (AttributeError, KeyError) as error:
         field = str(error.args[0] if error.args else error).strip("\"'")
-        _refuse(f"config.{field}: {path} has no such field")
+        if any(re.match(rf"--?config\.{re.escape(field)}\b", argument) for argument in argv):
+            _refuse(f"config.{field}: {path} has no such field")
+        _refuse(f"--config={file}: {_one_line(error)}")
     except Exception as error:  # a config file is a program: it can raise anything
-        _refuse(_one_line(error))
+        _refuse(f"--config={file}: {_one_line(error)}")
     raise AssertionError("unreachable")
 
 
@@ -71,7 +81,6 @@ def _refuse(line: str) -> None:
 
 
 def _main(argv: Sequence[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
     try:
         run_spec = spec.parse(_CONFIG.value)
         name, _, variant = _config_file(sys.argv).partition(":")
@@ -83,11 +92,19 @@ def _main(argv: Sequence[str]) -> None:
     except experiment.Interrupted as interruption:
         say(f"{interruption}: everything is saved, the same command continues")
         sys.exit(128 + interruption.signum)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        told = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+        if not told and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _refuse("this config needs more memory than there is: reduce sizes, widths or members")
     except OSError as error:
         say(f"error: {error}; what was saved before is whole, the same command continues")
         sys.exit(1)
-    results.print_table(results.TABLES[run_spec.problem.table](dataset))
-    print(f"results: {workdir / 'results.nc'}   figures: {workdir / 'figures'}")
+    try:
+        results.print_table(results.TABLES[run_spec.problem.table](dataset))
+        print(f"results: {workdir / 'results.nc'}   figures: {workdir / 'figures'}", flush=True)
+    except BrokenPipeError:  # the reader has seen enough; the files are whole
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

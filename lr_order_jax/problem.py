@@ -36,6 +36,14 @@ class Variable(NamedTuple):
 class Problem(Protocol):
     """What a task must provide. Arrays of one member: no function sees the grid."""
 
+    Fields: type
+    """Declares the problem's section of the configuration; the first swept field is its rate."""
+
+    @classmethod
+    def build(cls, section: Any) -> "Problem":
+        """The problem of a parsed section; refuses fields that contradict each other."""
+        ...
+
     clock: str
     """Name of the time dimension of the results: `flow_time` or `epoch`."""
 

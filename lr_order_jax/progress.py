@@ -1,5 +1,6 @@
 """What a run tells while it goes on: a bar on a terminal, a plain line now and then elsewhere."""
 
+import contextlib
 import sys
 import time
 
@@ -7,8 +8,9 @@ PLAIN_EVERY = 20.0  # seconds between plain lines
 
 
 def say(text: str) -> None:
-    """One line to the user, apart from results: on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """One line to the user, apart from results: on stderr. A closed stderr ends no run."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:
@@ -23,8 +25,8 @@ class Progress:
     A host resource: `close` it before printing anything else.
     """
 
-    def __init__(self, done: int, total: int):
-        self._total, self._first = total, done
+    def __init__(self, done: int):
+        self._first = done
         self._start = self._told = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
@@ -34,30 +36,33 @@ class Progress:
 
             columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task("", total=total, completed=done)
+            self._task = self._bar.add_task("", total=None, completed=done)
             self._bar.start()
 
-    def update(self, done: int, clock: str, now: float, alive: int, step: int, speed: float):
+    def update(
+        self, done: int, total: int, clock: str, now: float, alive: int, step: int, speed: float
+    ) -> None:
         """Tells the state of the run.
 
         Args:
-          done: member-steps taken, of `total`.
+          done: member-steps taken.
+          total: those and the ones that are at most to come; falls when members end early.
           now: least time of the running members, in units of the clock.
           alive: members that still run.
           speed: steps a second of the whole grid, lately.
         """
         elapsed = time.monotonic() - self._start
         pace = (done - self._first) / elapsed if elapsed > 0 else 0.0
-        left = _duration((self._total - done) / pace) if pace > 0 else "?"
+        left = _duration((total - done) / pace) if pace > 0 else "?"
         text = (
             f"{clock.replace('_', ' ')} {now:.4g}, {alive} members alive, step {step}, "
-            f"{speed:.0f} steps/s, {left} left"
+            f"{speed:.3g} steps/s, {left} left"
         )
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, description=text)
+            self._bar.update(self._task, completed=done, total=total, description=text)
         elif time.monotonic() - self._told >= PLAIN_EVERY:
             self._told = time.monotonic()
-            say(f"{done / self._total:4.0%}  {text}")
+            say(f"{done / total:4.0%}  {text}")
 
     def close(self) -> None:
         if self._bar is not None:

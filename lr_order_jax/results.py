@@ -131,10 +131,16 @@ def clock_of(dataset: xr.Dataset) -> str:
 
 
 def final(dataset: xr.Dataset, name: str) -> xr.DataArray:
-    """A variable at each member's last record (not reduced over members)."""
+    """A variable at each member's last record; NaN for a member that diverged."""
     clock = clock_of(dataset)
     last = dataset["step"].notnull().sum(clock) - 1
-    return dataset[name].isel({clock: last.clip(min=0)}).drop_vars(clock)
+    values = dataset[name].isel({clock: last.clip(min=0)}).drop_vars(clock)
+    return values.where(dataset["status"] != Status.DIVERGED)
+
+
+def rate_dim(dataset: xr.Dataset) -> str:
+    """The dimension along which the initial rate varies (another's name if it is zipped)."""
+    return str(dataset["eta_init"].dims[0])
 
 
 def half_times(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
@@ -142,7 +148,7 @@ def half_times(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
 
     P by the training loss of the P-only examples, which starts at about log 2; Q by the magnitude
     of the second difference, which starts at about 0 and grows as Q is learned (Lemma 4.2). "The
-    whole change" is that from the first record to the member's last.
+    whole change" is that from the first record to the member's last. NaN if it diverged.
     """
     clock = clock_of(dataset)
 
@@ -200,14 +206,13 @@ def label_of(dataset: xr.Dataset, column: Mapping[str, int]) -> dict[str, str]:
 
 
 def learning_order(p_times: Any, q_times: Any) -> str:
-    """Which pattern the members of a column half learned first, and in how many of them."""
-    both = np.isfinite(p_times) & np.isfinite(q_times)
-    if not both.any():
+    """Which pattern most members of a column half learned first, and how many; "-" if neither."""
+    known = int(np.sum(np.isfinite(p_times) & np.isfinite(q_times)))
+    p_first, q_first = int(np.sum(p_times < q_times)), int(np.sum(q_times < p_times))
+    if p_first == q_first:
         return "-"
-    q_first = int(np.sum((q_times < p_times) & both))
-    p_first = int(both.sum()) - q_first
-    name, count = ("Q, P", q_first) if q_first > p_first else ("P, Q", p_first)
-    return f"{name} ({count}/{both.sum()})"
+    name, count = ("P, Q", p_first) if p_first > q_first else ("Q, P", q_first)
+    return f"{name} ({count}/{known})"
 
 
 def learning_order_table(dataset: xr.Dataset) -> Table:
@@ -217,18 +222,14 @@ def learning_order_table(dataset: xr.Dataset) -> Table:
     (see `half_times`) and in how many seeds.
     """
     p_half, q_half = half_times(dataset)
-    errors = {n: final(dataset, f"test_error_{n}") for n in ("p_only", "q_only", "both")}
-    errors["all"] = final(dataset, "test_error")
-    ended_well = dataset["status"] != Status.DIVERGED
+    names = ("test_error_p_only", "test_error_q_only", "test_error_both", "test_error")
+    errors = [final(dataset, name) for name in names]
     columns = columns_of(dataset)
     rows = []
     for column in columns:
         p, q = p_half.isel(column).values, q_half.isel(column).values
-        diverged = int((~ended_well.isel(column)).sum())
-        numbers = [
-            _with_error(error.where(ended_well).isel(column).values, 100)
-            for error in errors.values()
-        ]
+        diverged = int((dataset["status"].isel(column) == Status.DIVERGED).sum())
+        numbers = [_with_error(error.isel(column).values, 100) for error in errors]
         rows.append(
             (
                 *label_of(dataset, column).values(),
@@ -241,20 +242,21 @@ def learning_order_table(dataset: xr.Dataset) -> Table:
             )
         )
     remarks = []
-    rates = dataset["eta_init"].values
-    if dataset.sizes["eta_init"] > 1:
-        error = errors["p_only"].where(ended_well)
-        rest = {axis: 0 for axis in columns[0] if axis != "eta_init"}
-        small = error.isel({"eta_init": int(rates.argmin())} | rest)
-        large = error.isel({"eta_init": int(rates.argmax())} | rest)
+    rates, dim = dataset["eta_init"].values, rate_dim(dataset)
+    if len(rates) > 1:
+        rest = {axis: 0 for axis in columns[0] if axis != dim}
+        small = errors[0].isel({dim: int(rates.argmin())} | rest)
+        large = errors[0].isel({dim: int(rates.argmax())} | rest)
         told = _with_error((small - large).values, 100)
         where = " (other axes at their first value)" if rest else ""
-        remarks.append(f"P-only error, smallest less largest rate, paired by seed: {told} %{where}")
-    names = tuple(label_of(dataset, columns[0]))
+        remarks.append(
+            f"P-only error, smallest less largest rate, paired by seed: {told} points{where}"
+        )
+    labels = tuple(label_of(dataset, columns[0]))
     heads = ("annealed at", "order", "Q half at", "P half at", "P-only %", "Q-only %", "both %")
     return Table(
         f"{dataset.attrs['problem']}: {dataset.sizes['seed']} seeds, mean +- standard error",
-        (*names, *heads, "test %", "diverged"),
+        (*labels, *heads, "test %", "diverged"),
         rows,
         remarks,
     )

@@ -22,7 +22,7 @@ class Common:
     seeds: tuple[int, ...] | None = fields.integer(0, many=True, optional=True)
     num_seeds: int | None = fields.integer(1, optional=True)  # stands for seeds 0..num_seeds-1
     zipped: tuple[str, ...] = fields.words()  # each "a+b": fields a and b are one axis
-    num_records: int = fields.integer(1)  # points of the time grid after the one at 0
+    num_records: int = fields.integer(1, 1_000_000)  # points of the time grid after the one at 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ one axis, which is named after the first of them. In the arrays the axes are fla
 C order: `state` leaves are (S, H, ...), `data` leaves (S, ...).
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -38,7 +37,7 @@ class Axis(NamedTuple):
 class Grid(NamedTuple):
     """The members of a sweep and what they share. S seeds, H combinations of hyperparameters."""
 
-    axes: tuple[Axis, ...]
+    axes: tuple[Axis, ...]  # those of several points, and always that of the initial rate
     members: tuple[Mapping[str, Any], ...]  # (H,): value of each sweepable field
     seeds: tuple[int, ...]  # (S,)
     keys: jax.Array  # (S,) typed keys
@@ -53,14 +52,14 @@ class Grid(NamedTuple):
 def make_axes(section: Any, zipped: Sequence[str]) -> tuple[Axis, ...]:
     """The axes of a section of the configuration.
 
-    A field with several values is an axis; the first sweepable field (the initial rate) always is.
+    A field with several values is an axis. Those with one value are axes of one point.
 
     Args:
       zipped: entries like "eta_init+noise_scale": fields of equal length that make one axis.
 
     Raises:
-      ConfigError: if zipped fields are unknown, named twice or of different lengths, or if an axis
-        holds the same point twice.
+      ConfigError: if zipped fields are unknown, unset, named twice or of different lengths, or if
+        an axis holds the same point twice.
     """
     names = fields.swept_fields(type(section))
     together = [tuple(entry.split("+")) for text in zipped for entry in text.split(",")]
@@ -73,6 +72,8 @@ def make_axes(section: Any, zipped: Sequence[str]) -> tuple[Axis, ...]:
             )
         if named.count(name) > 1:
             raise ConfigError(f"config.zipped = {tuple(zipped)!r}: {name!r} stands in it twice")
+        if getattr(section, name) is None:
+            raise ConfigError(f"config.zipped = {tuple(zipped)!r}: config.{name} is not set")
     # A group takes the place of its first field.
     groups = {group[0]: group for group in together}
     followers = {name for group in together for name in group[1:]}
@@ -118,7 +119,8 @@ def make_grid(problem: Problem, seeds: Sequence[int], zipped: Sequence[str]) -> 
         row = [problem.hypers(values, of_seed) for values in members]
         rows.append(jax.tree.map(lambda *leaves: np.stack(leaves), *row))
     hypers = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    shown = tuple(a for i, a in enumerate(axes) if i == 0 or len(a) > 1)
+    always = fields.swept_fields(type(problem.fields))[0]  # the initial rate
+    shown = tuple(axis for axis in axes if always in axis.values or len(axis) > 1)
     return Grid(shown, members, tuple(seeds), keys, data, hypers)
 
 
@@ -136,9 +138,10 @@ def map_members(step: Callable, how: str) -> Callable:
     """One member's step on the whole grid; the same numbers whichever way, up to rounding.
 
     Args:
-      step: (data, hypers, state, step, key) -> (state, info) of one member.
-      how: `vmap` (batched arrays), `map` (a compiled loop over members) or `unroll` (members one
-        after the other in one program).
+      step: (data, hypers, state, step, key) -> a tree of arrays, of one member.
+      how: `vmap` (batched arrays; what depends on step and key alone is computed once a seed),
+        `map` (a compiled loop over members) or `unroll` (members one after the other in one
+        program).
 
     Returns:
       A function of the same signature over leaves (S, ...), (S, H, ...), (S, H, ...), (), (S,).
@@ -175,7 +178,10 @@ def map_members(step: Callable, how: str) -> Callable:
 
 def make_advance(problem: Problem, driving: str, mapping: str) -> Callable:
     """The program that takes steps of a grid; see `engine.drive` for its signature."""
-    one_member = functools.partial(engine.train_step, problem)
+
+    def one_member(*arguments):
+        return engine.train_step(problem, *arguments)[0]
+
     return engine.drive(map_members(one_member, mapping), driving)
 
 

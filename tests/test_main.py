@@ -20,8 +20,8 @@ def command(*arguments):
     return [sys.executable, "-m", "lr_order_jax.main", *map(str, arguments)]
 
 
-def call(*arguments, cwd=ROOT):
-    environment = os.environ | COMPILATION_CACHE | {"PYTHONPATH": str(ROOT)}
+def call(*arguments, cwd=ROOT, environment=COMPILATION_CACHE):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(
         command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
@@ -52,7 +52,8 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
     ("arguments", "told"),
     [
         ([], "--config is missing"),
-        (["--config=configs/swep.py"], "there is no file configs/swep.py"),
+        (["--config=configs/swep.py"], "configs/swep.py is not a file"),
+        (["--config=configs"], "configs is not a file"),
         (["--config=configs/sweep.py:smok"], "has no variant 'smok', use 'smoke' or none"),
         ([SMOKE, "--config.widht=3"], "config.widht: configs/sweep.py has no such field"),
         ([SMOKE, "--config.m_v=-3"], "config.m_v = -3: must be a whole number from 1"),
@@ -60,6 +61,10 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
         ([SMOKE, "--config.r=nan"], "config.r = nan: must be a finite number > 0"),
         ([SMOKE, "--config.eta_init=0.1,nan"], "config.eta_init = '0.1,nan'"),
         ([SMOKE, "--config.eta_2=0.5"], "config.eta_2 = 0.5: must be at most eta_1 = 0.2"),
+        ([SMOKE, "--config.eta_2=1e-320"], "too many steps"),
+        ([SMOKE, "--config.flow_time_1=1e308", "--config.flow_time_2=1e308"], "too many steps"),
+        ([SMOKE, "--config.d=100000000", "--config.n=1000"], "more memory than there is"),
+        ([SMOKE, f"--workdir={'x' * 300}"], "File name too long"),
         ([SMOKE, "--config.p0=0.6", "--config.q0=0.5"], "config.p0 + config.q0 = 1.1"),
         ([SMOKE, "--wrokdir=x"], "wrokdir"),
         ([SMOKE, "more"], "'more': no such argument"),
@@ -78,23 +83,36 @@ def test_wrong_input_is_one_line_and_status_2(arguments, told, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_broken_config_file_is_one_line(tmp_path):
-    (tmp_path / "broken.py").write_text("def get_config():\n  return undefined_name\n")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def get_config():\n  return undefined_name\n", "undefined_name"),
+        ("import ml_collections as m\ndef get_config():\n  return m.Confg()\n", "Confg"),
+        ("def get_config(:\n", "syntax"),
+        ("x = 1\n", "get_config"),
+        ("def get_config():\n  return {'problem': 'two_layer'}\n", "config.eta_init is missing"),
+        ("def get_config():\n  return 3\n", "get_config must return a ConfigDict"),
+        ("def get_config():\n  return None\n", "get_config must return a ConfigDict"),
+        ("def get_config():\n  raise RuntimeError('no\\nmore')\n", "broken.py"),
+    ],
+)
+def test_a_broken_config_file_is_one_line(tmp_path, text, told):
+    (tmp_path / "broken.py").write_text(text)
     done = call(f"--config={tmp_path / 'broken.py'}", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
-    assert "undefined_name" in done.stderr
+    assert told in done.stderr
 
 
-# Long enough to be hit while it runs: some seconds of steps, a checkpoint at every event.
-LONG = [SMOKE, "--config.flow_time_1=250.", "--config.flow_time_2=250.", "--config.m_v=4000"]
+# Long enough to be hit while it runs: some seconds of steps, a checkpoint every 0.2 s.
+LONG = [SMOKE, "--config.flow_time_1=500.", "--config.flow_time_2=500.", "--config.m_v=4000"]
 LONG += ["--config.num_records=100", "--config.checkpoint_every=0.2"]
 
 
-def started(workdir):
-    """A process of the long run that has begun its steps."""
+def started(arguments, workdir):
+    """A process that has begun its steps; None if it had nothing left to do."""
     child = subprocess.Popen(
-        command(*LONG, f"--workdir={workdir}"),
+        command(*arguments, f"--workdir={workdir}"),
         cwd=ROOT,
         env=os.environ | COMPILATION_CACHE,
         stdout=subprocess.PIPE,
@@ -104,7 +122,9 @@ def started(workdir):
     for line in child.stderr:
         if line.startswith("compiled"):
             return child
-    raise AssertionError(f"ended with {child.wait()}")
+    assert child.wait() == 0
+    child.communicate()
+    return None
 
 
 def written(workdir):
@@ -123,7 +143,7 @@ def whole(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_finishes_with_equal_bytes(whole, tmp_path, signum):
-    child = started(tmp_path / "run")
+    child = started(LONG, tmp_path / "run")
     time.sleep(0.7)
     child.send_signal(signum)
     begin = time.monotonic()
@@ -133,7 +153,9 @@ def test_a_signal_saves_and_the_same_command_finishes_with_equal_bytes(whole, tm
     assert "everything is saved" in told
     assert "Traceback" not in told
     assert results.read_results(tmp_path / "run").attrs["complete"] == 0
-    done = call(*LONG, f"--workdir={tmp_path / 'run'}")
+    # Once more as a user has it, compiled afresh.
+    fresh = {name: "" for name in COMPILATION_CACHE if name.endswith("DIR")}
+    done = call(*LONG, f"--workdir={tmp_path / 'run'}", environment=fresh)
     assert done.returncode == 0, done.stderr
     assert "continuing at step" in done.stderr
     assert written(tmp_path / "run") == whole
@@ -141,15 +163,18 @@ def test_a_signal_saves_and_the_same_command_finishes_with_equal_bytes(whole, tm
 
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
-    chance = random.Random(0)
+    chance, kills = random.Random(0), 0
     for _ in range(4):
-        child = started(tmp_path / "run")
+        child = started(LONG, tmp_path / "run")
+        if child is None:
+            break
         time.sleep(chance.uniform(0.1, 1.5))
         child.kill()
         child.communicate()
-        assert child.returncode == -signal.SIGKILL
+        kills += child.returncode == -signal.SIGKILL
         if (tmp_path / "run" / "results.nc").exists():
             results.read_results(tmp_path / "run")  # whole, if not complete
+    assert kills >= 2
     done = call(*LONG, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert written(tmp_path / "run") == whole
@@ -157,8 +182,9 @@ def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_workdir_in_use_by_a_live_run_is_refused(tmp_path):
-    child = started(tmp_path / "run")
-    done = call(*LONG, f"--workdir={tmp_path / 'run'}")
+    endless = [*LONG, "--config.flow_time_2=100000."]
+    child = started(endless, tmp_path / "run")
+    done = call(*endless, f"--workdir={tmp_path / 'run'}")
     child.kill()
     child.communicate()
     assert done.returncode == 2

@@ -16,13 +16,13 @@ def clock(monkeypatch):
 
 
 def test_a_plain_line_now_and_then(clock, capsys):
-    bar = progress.Progress(done=100, total=1000)
+    bar = progress.Progress(done=100)
     clock[0] = 1.0
-    bar.update(150, "flow_time", 3.0, 4, 10, 55.0)
+    bar.update(150, 1000, "flow_time", 3.0, 4, 10, 55.0)
     assert capsys.readouterr().err == ""
     clock[0] = 30.0
-    bar.update(250, "flow_time", 8.5, 4, 20, 55.0)
-    bar.update(260, "flow_time", 8.6, 4, 21, 55.0)
+    bar.update(250, 1000, "flow_time", 8.5, 4, 20, 55.0)
+    bar.update(260, 1000, "flow_time", 8.6, 4, 21, 55.0)
     told = capsys.readouterr().err
     # 150 member-steps in 30 s: 750 more take 150 s.
     assert told == " 25%  flow time 8.5, 4 members alive, step 20, 55 steps/s, 0:02:30 left\n"
@@ -31,8 +31,8 @@ def test_a_plain_line_now_and_then(clock, capsys):
 
 def test_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    bar = progress.Progress(done=0, total=10)
-    bar.update(5, "epoch", 2.0, 3, 7, 1.0)
+    bar = progress.Progress(done=0)
+    bar.update(5, 10, "epoch", 2.0, 3, 7, 1.0)
     assert bar._bar is not None
     task = bar._bar.tasks[0]
     assert (task.completed, task.total) == (5, 10)

@@ -67,6 +67,11 @@ def test_a_diverged_member_is_counted_and_left_out_of_the_errors(dataset):
     shown = dict(zip(columns, row, strict=True))
     assert shown["diverged"] == "1"
     assert shown["P-only %"] == "10.00"
+    assert shown["order"] == "P, Q (1/1)"
+    assert shown["Q half at"] == "3.0"
+    errors = figures.error_against_rate(dataset).axes[0].lines[0].get_ydata()
+    assert np.isnan(figures.error_against_rate(dataset).axes[0].lines[1].get_ydata()).any()
+    assert np.isfinite(errors).all()
 
 
 def test_mean_and_error():

@@ -28,7 +28,7 @@ def run(problem, steps, driving="scan", mapping="vmap", chunks=None, change=lamb
     advance = sweep.make_advance(problem, driving, mapping)
     state, t = change(state), 0
     for count in chunks or (steps,):
-        state, _ = advance(grid.data, hypers, state, grid.keys, t, count)
+        state = advance(grid.data, hypers, state, grid.keys, t, count)
         t += count
     assert t == steps
     return jax.tree.map(np.asarray, state)
@@ -44,19 +44,22 @@ def assert_equal(a, b):
 def test_axes_are_a_product_in_c_order():
     problem = toy.make(eta=(0.1, 0.2), lam=(0.0, 0.1, 0.2))
     axes = sweep.make_axes(problem.fields, ())
-    assert [(a.name, len(a)) for a in axes] == [("eta", 2), ("lam", 3)]
+    assert [(a.name, len(a)) for a in axes] == [("eta", 2), ("lam", 3), ("free", 1)]
     members = sweep.make_members(axes)
-    assert members[0] == {"eta": 0.1, "lam": 0.0}
-    assert members[1] == {"eta": 0.1, "lam": 0.1}
-    assert members[3] == {"eta": 0.2, "lam": 0.0}
+    assert members[0] == {"eta": 0.1, "lam": 0.0, "free": None}
+    assert members[1] == {"eta": 0.1, "lam": 0.1, "free": None}
+    assert members[3] == {"eta": 0.2, "lam": 0.0, "free": None}
     assert len(members) == 6
 
 
 def test_zipped_fields_are_one_axis_named_after_the_first():
     problem = toy.make(eta=(0.1, 0.2), lam=(0.0, 0.1))
     axes = sweep.make_axes(problem.fields, ("lam+eta",))
-    assert [a.name for a in axes] == ["lam"]
-    assert sweep.make_members(axes) == ({"lam": 0.0, "eta": 0.1}, {"lam": 0.1, "eta": 0.2})
+    assert [a.name for a in axes] == ["lam", "free"]
+    members = sweep.make_members(axes)
+    assert [(m["lam"], m["eta"]) for m in members] == [(0.0, 0.1), (0.1, 0.2)]
+    grid = sweep.make_grid(problem, (0,), ("lam+eta",))
+    assert [a.name for a in grid.axes] == ["lam"]  # no dimension of one point
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,7 @@ def test_zipped_fields_are_one_axis_named_after_the_first():
         (("eta+mu",), "'mu' cannot be swept"),
         (("eta+eta",), "twice"),
         (("eta+lam",), "equal length: eta has 2, lam has 3"),
+        (("eta+free",), "config.free is not set"),
     ],
 )
 def test_wrong_zips_are_refused(zipped, told):
@@ -185,10 +189,10 @@ def test_measure_evaluates_the_due_members_alone(problem):
 def test_dropping_columns_leaves_the_others_bit_identical(problem):
     grid, hypers, state = start(problem)
     advance = sweep.make_advance(problem, "scan", "vmap")
-    after, _ = advance(grid.data, hypers, state, grid.keys, 0, 20)
+    after = advance(grid.data, hypers, state, grid.keys, 0, 20)
     host = jax.tree.map(np.asarray, after)
-    whole, _ = advance(grid.data, hypers, after, grid.keys, 20, 20)
+    whole = advance(grid.data, hypers, after, grid.keys, 20, 20)
     two = jax.device_put(sweep.take_columns(host, [0, 2]))
     two_hypers = sweep.take_columns(hypers, [0, 2])
-    rest, _ = advance(grid.data, two_hypers, two, grid.keys, 20, 20)
+    rest = advance(grid.data, two_hypers, two, grid.keys, 20, 20)
     assert_equal(sweep.take_columns(whole, [0, 2]), jax.tree.map(np.asarray, rest))

@@ -144,8 +144,9 @@ def test_algorithm_2_has_one_phase_of_the_same_flow_time(tiny):
     np.testing.assert_array_equal(hypers.loss_thresholds, [-np.inf, 0.1])
 
 
-def test_rates_that_do_not_divide_the_flow_time_cover_it():
-    assert synthetic.num_steps(1.0, 0.3) == 4
+def test_as_many_steps_as_fit_into_the_flow_time():
+    assert synthetic.num_steps(1.0, 0.3) == 3
+    assert synthetic.num_steps(1e308, 1e-308) == NEVER
     assert synthetic.num_steps(1.0, 0.1) == 10
     assert synthetic.num_steps(100.0, 0.00625) == 16_000
     assert synthetic.num_steps(0.0, 0.1) == 0
@@ -177,8 +178,10 @@ def test_contradictions_are_refused(tiny, changes, told):
 def test_members_in_the_wrong_order_are_refused(tiny):
     with pytest.raises(ConfigError, match=r"eta_init = 0\.01"):
         member(tiny, eta_init=(0.01,), eta_2=(0.05,), eta_1=0.2)
-    with pytest.raises(ConfigError, match="steps"):
+    with pytest.raises(ConfigError, match="too many steps"):
         member(tiny, eta_init=(0.2,), eta_2=(1e-10,))
+    with pytest.raises(ConfigError, match="one step is longer than flow_time_1"):
+        member(tiny, eta_init=(6.0,))
 
 
 def test_the_mixture_error_weighs_the_groups():
@@ -199,3 +202,5 @@ def test_the_mixture_error_weighs_the_groups():
 def test_an_output_of_zero_is_an_error():
     r, g, y = jnp.array([0.0, 1.0]), jnp.array([0.0, -3.0]), jnp.array([1.0, 1.0])
     np.testing.assert_array_equal(synthetic.count_errors(r, g, y), [1, 2, 2])
+    nan = jnp.array([jnp.nan, 1.0])
+    np.testing.assert_array_equal(synthetic.count_errors(nan, nan, y), [1, 1, 1])

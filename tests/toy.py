@@ -22,6 +22,7 @@ SIZE = 2000
 class Section:
     eta: tuple[float, ...] = fields.positive(many=True)
     lam: tuple[float, ...] = fields.non_negative(many=True)
+    free: tuple[float, ...] | None = fields.positive(many=True, optional=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,4 +81,4 @@ class Toy:
 
 
 def make(eta=(0.1,), lam=(0.1,), **changes) -> Toy:
-    return Toy(Section(eta=eta, lam=lam), **changes)
+    return Toy(Section(eta=eta, lam=lam, free=None), **changes)

@@ -15,7 +15,10 @@ than the rows of one array: XLA's CPU backend then fuses the update without bran
 import jax
 import jax.numpy as jnp
 
-HIGHEST = jax.lax.Precision.HIGHEST  # accelerators would otherwise multiply in TF32 or bfloat16
+
+def product(a, b):
+    """a @ b in full float32: accelerators would otherwise multiply in TF32 or bfloat16."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def second_layer(key, width: int, law: str):
@@ -31,8 +34,7 @@ def second_layer(key, width: int, law: str):
 
 def block_output(u, weights, x):
     """u^T relu(weights x) for each row of x: (width,), (width, d), (n, d) -> (n,)."""
-    hidden = jax.nn.relu(jnp.matmul(x, weights.T, precision=HIGHEST))
-    return jnp.matmul(hidden, u, precision=HIGHEST)
+    return product(jax.nn.relu(product(x, weights.T)), u)
 
 
 def planar_output(v, plane, slopes: tuple[float, ...]):

@@ -27,6 +27,7 @@ import numpy as np
 from lr_order_jax import fields
 from lr_order_jax.algorithm import NEVER, Hypers
 from lr_order_jax.fields import ConfigError
+from lr_order_jax.models.two_layer import product
 from lr_order_jax.problem import Variable
 
 GROUPS = ("p_only", "q_only", "both")
@@ -65,7 +66,7 @@ def sample_p(key, y, w_star, gamma0):
     """
     d = w_star.shape[0]
     z = jax.random.normal(key, (y.shape[0], d)) / jnp.sqrt(jnp.float32(d))
-    along = jnp.matmul(z, w_star, precision=jax.lax.Precision.HIGHEST)
+    along = product(z, w_star)
     wanted = y * (jnp.abs(along) + gamma0)
     return z + (wanted - along)[:, None] * w_star[None, :]
 
@@ -126,8 +127,8 @@ def second_difference(g):
 
 
 def num_steps(flow_time: float, rate: float) -> int:
-    """Steps of a rate that cover a flow time (the sum of gamma_t)."""
-    return math.ceil(flow_time / rate * (1 - 1e-12))
+    """Steps of a rate that fit into a flow time (the sum of gamma_t); at most NEVER."""
+    return math.floor(min(flow_time / rate * (1 + 1e-12), NEVER))
 
 
 VARIABLES = {
@@ -185,7 +186,7 @@ def resolve(section: Any) -> Any:
     if max(section.eta_2) > eta_1:
         raise ConfigError(
             f"config.eta_2 = {max(section.eta_2):g}: must be at most eta_1 = {eta_1:g}, "
-            "the large initial rate"
+            "the largest eta_init unless config.eta_1 is set"
         )
     largest = max(eta_1, *section.eta_init)
     if max(section.lam) * largest >= 1:
@@ -219,7 +220,8 @@ def schedule(
     Algorithm 1 anneals when the training loss falls to epsilon_1 + q log 2 (q: the Q-only
     fraction of this seed's data), at `anneal_step`, or at flow_time_1, whichever comes first, and
     then runs for flow_time_2. Algorithm 2 runs at eta_2 for flow_time_1 + flow_time_2. Both stop
-    when the loss falls to epsilon_2 in their last phase.
+    when the loss falls to epsilon_2 in their last phase. A phase has as many steps as fit into its
+    flow time, so no member ends after the common time grid.
 
     Raises:
       ConfigError: if the member's rates are in the wrong order or take too many steps.
@@ -244,7 +246,17 @@ def schedule(
     if sum(steps) >= NEVER:
         raise ConfigError(
             f"config.eta_init = {eta_init:g}, config.eta_2 = {eta_2:g}: the flow time takes "
-            f"{sum(steps):.3g} steps, must be below {NEVER}"
+            f"too many steps, must be below {NEVER}"
+        )
+    if section.flow_time_1 > 0 and eta_init > max(section.flow_time_1, eta_2):
+        raise ConfigError(
+            f"config.eta_init = {eta_init:g}: one step is longer than "
+            f"flow_time_1 = {section.flow_time_1:g}"
+        )
+    if section.flow_time_2 > 0 and eta_2 > section.flow_time_2:
+        raise ConfigError(
+            f"config.eta_2 = {eta_2:g}: one step is longer than "
+            f"flow_time_2 = {section.flow_time_2:g}"
         )
     return Hypers(
         rates=np.array([eta_init, eta_2], np.float64),
@@ -258,15 +270,15 @@ def schedule(
 def group_loss_sums(f, examples: Examples):
     """Sum of the loss and number of examples in each group, (3,) and (3,)."""
     members = jax.nn.one_hot(examples.group, len(GROUPS))
-    return logistic_loss(f, examples.y) @ members, jnp.sum(members, axis=0)
+    return product(logistic_loss(f, examples.y), members), jnp.sum(members, axis=0)
 
 
 def count_errors(r, g, y):
     """Wrong predictions with P alone, Q alone and both patterns, from r(x1) and g(x2): (3,).
 
-    An output of 0 is wrong.
+    An output of 0, or one that is not a number, is wrong.
     """
-    return jnp.stack([jnp.sum(y * f <= 0, dtype=jnp.float32) for f in (r, g, r + g)])
+    return jnp.stack([jnp.sum(~(y * f > 0), dtype=jnp.float32) for f in (r, g, r + g)])
 
 
 def summarize(section: SyntheticFields, sums: Mapping[str, Any], g) -> dict[str, jax.Array]:

@@ -84,10 +84,20 @@ class TwoLayer:
         return net.block_output(stats["w"], params["W"], x1)
 
     def g(self, params, stats, directions):
-        """The output on the Q block, (3.5), at z, z + zeta and z - zeta: (3,)."""
-        if self.fields.v_representation == "planar":
-            return net.planar_output(stats["v"], params["V"], (0.0, self.fields.r, -self.fields.r))
+        """The output on the Q block, (3.5), at z, z + zeta and z - zeta: (3, d) -> (3,)."""
+        if self.fields.v_representation == "planar":  # these three points, whatever the plane
+            slopes = (0.0, self.fields.r, -self.fields.r)
+            return net.planar_output(stats["v"], params["V"], slopes)
         return net.block_output(stats["v"], params["V"], directions)
+
+    def outputs(self, params, stats, examples, directions):
+        """r and g of each example, (n,) and (n,); the network's output is f = r + g.
+
+        g(alpha v) = alpha g(v), so g at the three directions is g on every example.
+        """
+        g3 = self.g(params, stats, directions)
+        r = self.r(params, stats, examples.x1)
+        return r, net.product(examples.q_coefficients, g3)
 
     def batch(self, data, key, step):
         """Full batch: the noise of (3.2) stands for that of minibatches."""
@@ -95,27 +105,16 @@ class TwoLayer:
 
     def loss(self, params, stats, batch, key):
         """L(U), the mean logistic loss of f = r + g over the training examples."""
-        train = batch.train
-        r = self.r(params, stats, train.x1)
-        if self.fields.v_representation == "planar":
-            g = train.q_coefficients @ self.g(params, stats, batch.directions)
-        else:  # as printed: V meets each x2 in R^d
-            x2 = jnp.matmul(train.q_coefficients, batch.directions, precision=net.HIGHEST)
-            g = net.block_output(stats["v"], params["V"], x2)
-        return jnp.mean(synthetic.logistic_loss(r + g, train.y)), stats
+        r, g = self.outputs(params, stats, batch.train, batch.directions)
+        return jnp.mean(synthetic.logistic_loss(r + g, batch.train.y)), stats
 
     def evaluation_batches(self, data):
         return jax.tree.map(lambda leaf: leaf[None], data)
 
     def evaluate(self, model, batch):
-        g3 = self.g(model.params, model.stats, batch.directions)
-
-        def outputs(examples):
-            return self.r(model.params, model.stats, examples.x1), examples.q_coefficients @ g3
-
-        r, g = outputs(batch.train)
+        r, g = self.outputs(model.params, model.stats, batch.train, batch.directions)
         loss, count = synthetic.group_loss_sums(r + g, batch.train)
-        r, g = outputs(batch.test)
+        r, g = self.outputs(model.params, model.stats, batch.test, batch.directions)
         wrong = synthetic.count_errors(r, g, batch.test.y)
         num_test = jnp.float32(batch.test.y.shape[0])
         return {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}

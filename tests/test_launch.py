@@ -1,0 +1,71 @@
+"""The launch scripts, with a stand-in for the virtual environment's Python."""
+
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The scripts and requirements beside a .venv whose programs tell their arguments."""
+    for name in ("launch", "tests/requirements.txt", "requirements.txt"):
+        target = tmp_path / name
+        target.parent.mkdir(exist_ok=True, parents=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target)
+        else:
+            shutil.copy(ROOT / name, target)
+    for tool in ("python", "ruff", "mypy"):
+        path = tmp_path / ".venv" / "bin" / tool
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'#!/bin/sh\necho {tool} "$@"\n')
+        path.chmod(0o755)
+    return tmp_path
+
+
+def call(script, *arguments, cwd):
+    done = subprocess.run(
+        ["bash", script, *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+MAIN = "python -m lr_order_jax.main"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ([], f"{MAIN} --config=configs/sweep.py"),
+        (["--workdir=a b"], f"{MAIN} --config=configs/sweep.py --workdir=a b"),
+        (["--config=x.py:y"], f"{MAIN} --config=x.py:y"),
+        (["--config", "x.py"], f"{MAIN} --config x.py"),
+        (["--config.d=3"], f"{MAIN} --config=configs/sweep.py --config.d=3"),
+    ],
+)
+def test_local_passes_its_arguments_on_and_config_replaces_the_default(clone, arguments, wanted):
+    assert call(clone / "launch" / "local.sh", *arguments, cwd="/")[-1] == wanted
+
+
+def test_pip_runs_only_when_requirements_changed(clone):
+    script = clone / "launch" / "local.sh"
+    first = call(script, cwd=clone)
+    assert "python -m pip install" in first[0]
+    assert len(call(script, cwd=clone)) == 1
+    assert "-r tests/requirements.txt" in call(clone / "launch" / "test.sh", cwd=clone)[0]
+    assert len(call(script, cwd=clone)) == 1  # the test script's set-up does not undo it
+    (clone / "requirements.txt").write_text("numpy")
+    assert "python -m pip install" in call(script, cwd=clone)[0]
+
+
+def test_test_runs_every_check_and_passes_arguments_to_pytest(clone):
+    lines = call(clone / "launch" / "test.sh", "-m", "not slow", cwd="/")
+    assert lines[-4:] == [
+        "ruff format --check .",
+        "ruff check .",
+        "mypy",
+        "python -m pytest -m not slow",
+    ]
