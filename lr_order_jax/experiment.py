@@ -10,23 +10,18 @@ part of the checkpoint.
 Time is counted on the host from integer step counts and float64 rates: sums of float32 rates drift.
 """
 
-import contextlib
-import dataclasses
-import fcntl
 import json
 import os
 import pathlib
-import platform
 import signal
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from lr_order_jax import __version__, algorithm, figures, results, spec, sweep
+from lr_order_jax import algorithm, directory, figures, results, spec, sweep
 from lr_order_jax.algorithm import NEVER, Status, TrainState
 from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint
 from lr_order_jax.fields import ConfigError
@@ -65,83 +60,6 @@ class _Signals:
     def __exit__(self, *unused) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
-
-
-def default_workdir(config_name: str, run_spec: spec.Spec) -> pathlib.Path:
-    """runs/<config>-<hash of what is computed>."""
-    return pathlib.Path("runs") / f"{config_name}-{spec.digest(run_spec)}"
-
-
-@contextlib.contextmanager
-def _held(workdir: pathlib.Path) -> Iterator[None]:
-    """Makes the directory and holds it against other live runs (the lock dies with the process).
-
-    A directory made here is removed again if nothing came to be written into it.
-    """
-    try:
-        if workdir.exists() and not workdir.is_dir():
-            raise ConfigError(f"--workdir={workdir}: is not a directory")
-        is_new = not workdir.exists()
-        ours = any((workdir / name).exists() for name in (".lock", "config.json"))
-        if not is_new and not ours and any(workdir.iterdir()):
-            raise ConfigError(f"--workdir={workdir}: holds other files, give an empty or new one")
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise ConfigError(f"--workdir={workdir}: cannot be written ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"--workdir={workdir}: is in use by a live run") from None
-        try:
-            yield
-        except Exception:
-            if is_new and {p.name for p in workdir.iterdir()} == {".lock"}:
-                (workdir / ".lock").unlink()
-                workdir.rmdir()
-            raise
-
-
-def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """The stored config.json; {} if there is none."""
-    path = workdir / "config.json"
-    if not path.exists():
-        return {}
-    try:
-        stored = json.loads(path.read_text())
-        return {"what": dict(stored["what"]), "sessions": list(stored["sessions"])}
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path}: is not a readable config.json; restore or remove it") from None
-
-
-def _check_config(workdir: pathlib.Path, run_spec: spec.Spec) -> None:
-    """Refuses a directory in which something else was computed."""
-    stored = _read_config(workdir)
-    if stored and (told := spec.difference(stored["what"], run_spec.what)):
-        raise ConfigError(f"--workdir={workdir}: holds a run of another config: {told}")
-
-
-def _write_config(workdir: pathlib.Path, run_spec: spec.Spec) -> None:
-    """Writes config.json: what and how, and the command and machine of each session so far."""
-    device = jax.devices()[0]
-    session: dict[str, Any] = {
-        "command": sys.argv,
-        "versions": {
-            "lr_order_jax": __version__,
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "numpy": np.__version__,
-        },
-        "device": {"platform": device.platform, "kind": device.device_kind},
-    }
-    config = {
-        "what": run_spec.what,
-        "how": dataclasses.asdict(run_spec.how),
-        **session,
-        "sessions": [*_read_config(workdir).get("sessions", []), session],
-    }
-    results.write_json(config, workdir / "config.json")
 
 
 class _Run:
@@ -449,14 +367,14 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path):
       ConfigError: if the config or the directory cannot serve; nothing there is changed.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
-    with _Signals() as signals, _held(workdir):
-        _check_config(workdir, run_spec)
+    with _Signals() as signals, directory.held(workdir):
+        directory.check_config(workdir, run_spec)
         this = _Run(run_spec, workdir)
         checkpoints = Checkpoints(workdir / "checkpoints")
         try:
             resumed = this.restore(checkpoints)
             if not resumed or this.running.any():
-                _write_config(workdir, run_spec)
+                directory.write_config(workdir, run_spec)
             this.open_metrics()
             this.announce(resumed)
             if not resumed:

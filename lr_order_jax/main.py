@@ -21,7 +21,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lr_order_jax import experiment, results, spec
+from lr_order_jax import directory, experiment, results, spec
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.progress import say
 
@@ -85,7 +85,7 @@ def _main(argv: Sequence[str]) -> None:
         run_spec = spec.parse(_CONFIG.value)
         name, _, variant = _config_file(sys.argv).partition(":")
         stem = "-".join(part for part in (pathlib.Path(name).stem, variant) if part)
-        workdir = pathlib.Path(_WORKDIR.value or experiment.default_workdir(stem, run_spec))
+        workdir = pathlib.Path(_WORKDIR.value or directory.default(stem, run_spec))
         dataset = experiment.run(run_spec, workdir)
     except ConfigError as error:
         _refuse(str(error))

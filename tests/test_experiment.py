@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from lr_order_jax import checkpoint, experiment, progress, results, spec
+from lr_order_jax import checkpoint, directory, experiment, progress, results, spec
 from lr_order_jax.algorithm import Status
 from lr_order_jax.fields import ConfigError
 
@@ -336,7 +336,7 @@ def test_a_workdir_that_is_a_file_is_refused(config, tmp_path):
 
 
 def test_a_workdir_in_use_is_refused(config, tmp_path):
-    with experiment._held(tmp_path / "run"), pytest.raises(ConfigError, match="in use"):
+    with directory.held(tmp_path / "run"), pytest.raises(ConfigError, match="in use"):
         run(config(), tmp_path / "run")
 
 

@@ -16,7 +16,7 @@ FLOORS = [
     {"engine", "problems"},
     {"sweep"},
     {"spec", "results", "checkpoint"},
-    {"figures"},
+    {"figures", "directory"},
     {"experiment"},
     {"main"},
 ]

@@ -1,0 +1,96 @@
+"""The directory of a run: its name, its lock, and `config.json`."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import pathlib
+import platform
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from lr_order_jax import __version__
+from lr_order_jax.fields import ConfigError
+from lr_order_jax.results import write_json
+from lr_order_jax.spec import Spec, difference, digest
+
+
+def default(config_name: str, run_spec: Spec) -> pathlib.Path:
+    """runs/<config>-<hash of what is computed>."""
+    return pathlib.Path("runs") / f"{config_name}-{digest(run_spec)}"
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the directory and holds it against other live runs (the lock dies with the process).
+
+    A directory made here is removed again if nothing came to be written into it.
+    """
+    try:
+        if workdir.exists() and not workdir.is_dir():
+            raise ConfigError(f"--workdir={workdir}: is not a directory")
+        is_new = not workdir.exists()
+        ours = any((workdir / name).exists() for name in (".lock", "config.json"))
+        if not is_new and not ours and any(workdir.iterdir()):
+            raise ConfigError(f"--workdir={workdir}: holds other files, give an empty or new one")
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / ".lock", "w")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: cannot be written ({error.strerror})") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"--workdir={workdir}: is in use by a live run") from None
+        try:
+            yield
+        except Exception:
+            if is_new and {p.name for p in workdir.iterdir()} == {".lock"}:
+                (workdir / ".lock").unlink()
+                workdir.rmdir()
+            raise
+
+
+def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The stored config.json; {} if there is none."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return {}
+    try:
+        stored = json.loads(path.read_text())
+        return {"what": dict(stored["what"]), "sessions": list(stored["sessions"])}
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path}: is not a readable config.json; restore or remove it") from None
+
+
+def check_config(workdir: pathlib.Path, run_spec: Spec) -> None:
+    """Refuses a directory in which something else was computed."""
+    stored = _read_config(workdir)
+    if stored and (told := difference(stored["what"], run_spec.what)):
+        raise ConfigError(f"--workdir={workdir}: holds a run of another config: {told}")
+
+
+def write_config(workdir: pathlib.Path, run_spec: Spec) -> None:
+    """Writes config.json: what and how, and the command and machine of each session so far."""
+    device = jax.devices()[0]
+    session: dict[str, Any] = {
+        "command": sys.argv,
+        "versions": {
+            "lr_order_jax": __version__,
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+        },
+        "device": {"platform": device.platform, "kind": device.device_kind},
+    }
+    config = {
+        "what": run_spec.what,
+        "how": dataclasses.asdict(run_spec.how),
+        **session,
+        "sessions": [*_read_config(workdir).get("sessions", []), session],
+    }
+    write_json(config, workdir / "config.json")
