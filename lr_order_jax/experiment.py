@@ -55,7 +55,12 @@ class _Signals:
     def _remember(self, signum, frame) -> None:
         self.received = signum
         signal.signal(signum, signal.SIG_DFL)
-        say(f"{signal.Signals(signum).name}: finishing the chunk and saving")
+        say(f"{signal.Signals(signum).name}: stopping after this chunk, with everything saved")
+
+    def check(self) -> None:
+        """Raises Interrupted if a signal has come."""
+        if self.received is not None:
+            raise Interrupted(self.received)
 
     def __exit__(self, *unused) -> None:
         for signum, handler in self._previous.items():
@@ -335,7 +340,7 @@ class _Run:
                 bar.update(taken, total, self.problem.clock, float(least), alive, self.step, speed)
                 if signals.received is not None:
                     self.save(checkpoints)
-                    raise Interrupted(signals.received)
+                    signals.check()
                 if time.monotonic() - saved_at >= self.spec.how.checkpoint_every:
                     self.save(checkpoints)
                     saved_at = time.monotonic()
@@ -370,6 +375,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path):
     with _Signals() as signals, directory.held(workdir):
         directory.check_config(workdir, run_spec)
         this = _Run(run_spec, workdir)
+        signals.check()  # nothing is there to save yet
         checkpoints = Checkpoints(workdir / "checkpoints")
         try:
             resumed = this.restore(checkpoints)
@@ -377,6 +383,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path):
                 directory.write_config(workdir, run_spec)
             this.open_metrics()
             this.announce(resumed)
+            signals.check()
             if not resumed:
                 this.record()
             this.loop(checkpoints, signals)
