@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Prepares .venv and runs all checks: format, lint, types, tests. Arguments go to pytest:
+# Prepares .venv and runs all checks: format, lint, types, tests. With CI set in the environment it
+# installs PyTorch too, for the parity test. Arguments go to pytest:
 #   bash launch/test.sh                 everything
 #   bash launch/test.sh -m 'not slow'   the plain suite
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-prepare requirements.txt tests/requirements.txt
+prepare requirements.txt tests/requirements.txt ${CI:+tests/requirements-ci.txt}
 
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .

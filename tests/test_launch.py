@@ -10,7 +10,8 @@ from conftest import ROOT
 @pytest.fixture
 def clone(tmp_path):
     """The scripts and requirements beside a .venv whose programs tell their arguments."""
-    for name in ("launch", "tests/requirements.txt", "requirements.txt"):
+    names = ("launch", "tests/requirements.txt", "tests/requirements-ci.txt", "requirements.txt")
+    for name in names:
         target = tmp_path / name
         target.parent.mkdir(exist_ok=True, parents=True)
         if (ROOT / name).is_dir():

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "lr_order_jax"
 # Each room may import those on the floors below it, never one above.
 FLOORS = [
     {"fields", "progress", "algorithm"},
-    {"problem", "models"},
+    {"problem", "models", "data"},
     {"engine", "problems"},
     {"sweep"},
     {"spec", "results", "checkpoint"},
