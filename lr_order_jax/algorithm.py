@@ -31,7 +31,7 @@ class Status(enum.IntEnum):
 
     RUNNING = 0
     COMPLETED = 1  # the last phase took all its steps
-    STOPPED = 2  # the training loss reached the threshold of the last phase (epsilon_2)
+    STOPPED = 2  # the training loss reached the threshold of its last phase
     DIVERGED = 3  # the training loss is not finite
 
 

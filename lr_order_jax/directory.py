@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import os
 import pathlib
 import platform
 import sys
@@ -44,14 +45,17 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if not os.path.samestat(os.fstat(lock.fileno()), os.stat(workdir / ".lock")):
+                raise FileNotFoundError  # removed with its directory by a run that was refused
+        except (BlockingIOError, FileNotFoundError):
             raise ConfigError(f"--workdir={workdir}: is in use by a live run") from None
         try:
             yield
         except Exception:
-            if is_new and {p.name for p in workdir.iterdir()} == {".lock"}:
-                (workdir / ".lock").unlink()
-                workdir.rmdir()
+            with contextlib.suppress(OSError):
+                if is_new and {p.name for p in workdir.iterdir()} == {".lock"}:
+                    (workdir / ".lock").unlink()
+                    workdir.rmdir()
             raise
 
 

@@ -217,7 +217,8 @@ class _Run:
 
         Each drop compiles the program for a new shape, so a column here and there is kept. The
         last digits of a member can depend on the number of columns, so a diverged member keeps its
-        place to the end of its schedule: the others must not change by a bit because of it.
+        place to the end of its schedule: the others must not change by a bit because of it (where
+        ends are scheduled; members that end by their loss can still move a drop by an event).
         """
         diverged = self.kept.status == Status.DIVERGED
         holds = self.running | (diverged & (self.steps_of_schedule_left() > 0))
@@ -369,7 +370,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path):
       The results (an xarray Dataset).
 
     Raises:
-      ConfigError: if the config or the directory cannot serve; nothing there is changed.
+      ConfigError: if the config or the directory cannot serve; nothing there is overwritten.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
     with _Signals() as signals, directory.held(workdir):

@@ -48,7 +48,8 @@ class Problem(Protocol):
     """Name of the time dimension of the results: `flow_time` or `epoch`."""
 
     variables: Mapping[str, Variable]
-    """What `summarize` returns, in the order in which tables and files show it."""
+    """What `summarize` returns, in the order in which files show it. `train_loss` is among them: a
+    member is marked as diverged where it is not finite."""
 
     table: str
     """Name of its table in `results.TABLES`."""

@@ -62,7 +62,7 @@ class Progress:
             self._bar.update(self._task, completed=done, total=total, description=text)
         elif time.monotonic() - self._told >= PLAIN_EVERY:
             self._told = time.monotonic()
-            say(f"{done / total:4.0%}  {text}")
+            say(f"{done / max(total, 1):4.0%}  {text}")
 
     def close(self) -> None:
         if self._bar is not None:

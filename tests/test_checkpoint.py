@@ -8,9 +8,6 @@ import pytest
 from lr_order_jax import checkpoint
 from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint
 
-# TensorStore's threads report to an event loop that Orbax has closed when a read fails.
-late_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 def tree(value=1.0):
     return {
@@ -71,7 +68,6 @@ def damage_meta_text(folder):
     (folder / "meta" / "metadata").write_text("{")
 
 
-@late_reads
 @pytest.mark.parametrize(
     "damage",
     [damage_bit, damage_truncated, damage_missing_arrays, damage_meta, damage_meta_text],

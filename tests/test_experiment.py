@@ -11,9 +11,6 @@ from lr_order_jax import checkpoint, directory, experiment, progress, results, s
 from lr_order_jax.algorithm import Status
 from lr_order_jax.fields import ConfigError
 
-# TensorStore's threads report to an event loop that Orbax has closed when a read fails.
-late_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.fixture
 def config(tiny):
@@ -239,7 +236,6 @@ def test_lost_results_are_written_again_from_the_checkpoint(config, tmp_path):
     assert files(tmp_path / "run") == before
 
 
-@late_reads
 def test_a_damaged_newest_checkpoint_costs_no_more_than_itself(
     config, tmp_path, monkeypatch, capsys
 ):
@@ -261,7 +257,6 @@ def test_a_damaged_newest_checkpoint_costs_no_more_than_itself(
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
 
 
-@late_reads
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_alone(config, tmp_path):
     run(config(checkpoint_every=0.0), tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").rglob("d/*"):

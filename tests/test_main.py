@@ -63,7 +63,7 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
         ([SMOKE, "--config.eta_2=0.5"], "config.eta_2 = 0.5: must be at most eta_1 = 0.2"),
         ([SMOKE, "--config.eta_2=1e-320"], "too many steps"),
         ([SMOKE, "--config.flow_time_1=1e308", "--config.flow_time_2=1e308"], "too many steps"),
-        ([SMOKE, "--config.d=100000000", "--config.n=1000"], "more memory than there is"),
+        ([SMOKE, "--config.d=2000000000", "--config.n=2000000"], "more memory than there is"),
         ([SMOKE, f"--workdir={'x' * 300}"], "File name too long"),
         ([SMOKE, "--config.p0=0.6", "--config.q0=0.5"], "config.p0 + config.q0 = 1.1"),
         ([SMOKE, "--wrokdir=x"], "wrokdir"),

@@ -40,6 +40,7 @@ def test_the_three_numbers():
         ((-0.6, -0.2, -0.8, CLEAR), 0),
         ((-0.4, -0.2, -0.8, CLEAR), 1),
         ((-0.6, -0.2, -0.5, CLEAR), 1),
+        ((np.nan, -0.2, -0.8, CLEAR), 1),
         ((-0.6, -0.2, -0.8, [[0.01, 0.03], [0.04, 0.02], [0.01, 0.01]]), 1),
     ],
 )
@@ -47,6 +48,13 @@ def test_exit_status(values, status, tmp_path, capsys):
     results.write_results(dataset(*values), tmp_path / "results.nc")
     assert main_job.main([str(tmp_path)]) == status
     assert ("MISSED" in capsys.readouterr().out) == bool(status)
+
+
+def test_results_of_another_shape_are_one_line(tmp_path, capsys):
+    early = dataset(-0.6, -0.2, -0.8, CLEAR).isel(flow_time=[0, 2])
+    results.write_results(early, tmp_path / "results.nc")
+    assert main_job.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_no_results_is_one_line(tmp_path, capsys):

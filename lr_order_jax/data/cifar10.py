@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lr_order_jax.fields import ConfigError
+from lr_order_jax.progress import say
 
 CLASSES = 10
 SIDE = 32
@@ -58,7 +59,10 @@ def load(data_dir: str | None, cache: pathlib.Path | None = None) -> Images:
             "prepare it by `tfds build cifar10 --file_format=array_record --data_dir=DIR`"
         )
     images = _read_tfds(folder)
-    _write_cache(images, cache)
+    try:
+        _write_cache(images, cache)
+    except OSError as error:
+        say(f"{cache}: cannot be written ({error.strerror}); the next start reads TFDS again")
     return images
 
 

@@ -1,0 +1,149 @@
+"""The WideResNet against a PyTorch module of the same network, written here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lr_order_jax.models.wide_resnet import WideResNet
+
+torch = pytest.importorskip("torch", reason="parity needs PyTorch, which is not installed")
+
+
+class TorchBlock(torch.nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        conv = lambda i, o, k, s: torch.nn.Conv2d(i, o, k, s, k // 2, bias=False)  # noqa: E731
+        self.bn1, self.bn2 = torch.nn.BatchNorm2d(inputs), torch.nn.BatchNorm2d(outputs)
+        self.conv1, self.conv2 = conv(inputs, outputs, 3, stride), conv(outputs, outputs, 3, 1)
+        self.shortcut = conv(inputs, outputs, 1, stride) if inputs != outputs else None
+
+    def forward(self, x):
+        active = torch.relu(self.bn1(x))
+        y = self.conv2(torch.relu(self.bn2(self.conv1(active))))
+        return y + (x if self.shortcut is None else self.shortcut(active))
+
+
+class TorchNet(torch.nn.Module):
+    def __init__(self, widen, classes=10):
+        super().__init__()
+        sizes = [16, 16 * widen, 32 * widen, 64 * widen]
+        self.conv = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.blocks = torch.nn.ModuleList()
+        for group in range(3):
+            stride = 1 if group == 0 else 2
+            self.blocks.append(TorchBlock(sizes[group], sizes[group + 1], stride))
+            self.blocks.append(TorchBlock(sizes[group + 1], sizes[group + 1], 1))
+        self.bn = torch.nn.BatchNorm2d(sizes[3])
+        self.linear = torch.nn.Linear(sizes[3], classes)
+
+    def forward(self, x):
+        x = self.conv(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.linear(torch.relu(self.bn(x)).mean((2, 3)))
+
+
+def from_torch(net, part):
+    """The torch module's weights, gradients (`part` picks) or statistics as our variables."""
+
+    def kernel(layer):
+        weight = part(layer.weight)
+        axes = (2, 3, 1, 0) if weight.ndim == 4 else (1, 0)
+        return {"kernel": jnp.asarray(weight.detach().numpy().transpose(axes).copy())}
+
+    def array(tensor):
+        return jnp.asarray(part(tensor).detach().numpy().copy())
+
+    def norm(bn):
+        return {"bn": {"scale": array(bn.weight), "bias": array(bn.bias)}}
+
+    params = {"conv": kernel(net.conv), "act": norm(net.bn)}
+    params["linear"] = {**kernel(net.linear), "bias": array(net.linear.bias)}
+    for i, block in enumerate(net.blocks):
+        of_block = {"act1": norm(block.bn1), "act2": norm(block.bn2)}
+        of_block |= {"conv1": kernel(block.conv1), "conv2": kernel(block.conv2)}
+        if block.shortcut is not None:
+            of_block["shortcut"] = kernel(block.shortcut)
+        params[f"group{i // 2 + 1}_block{i % 2 + 1}"] = of_block
+    return params
+
+
+def stats_from_torch(net):
+    def norm(bn):
+        mean, var = bn.running_mean.numpy().copy(), bn.running_var.numpy().copy()
+        return {"bn": {"mean": jnp.asarray(mean), "var": jnp.asarray(var)}}
+
+    stats = {"act": norm(net.bn)}
+    for i, block in enumerate(net.blocks):
+        of_block = {"act1": norm(block.bn1), "act2": norm(block.bn2)}
+        stats[f"group{i // 2 + 1}_block{i % 2 + 1}"] = of_block
+    return stats
+
+
+def assert_close(ours, theirs, what):
+    """1e-4 relative, each leaf by its own largest entry."""
+    ours, structure = jax.tree_util.tree_flatten_with_path(ours)
+    theirs, their_structure = jax.tree.flatten(theirs)
+    assert structure == their_structure
+    for (path, a), b in zip(ours, theirs, strict=True):
+        error = np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max()
+        assert error < 1e-4, f"{what} {jax.tree_util.keystr(path)}: {error}"
+
+
+def test_logits_gradients_statistics_and_three_sgd_steps_equal_torch():
+    """Nesterov momentum, weight decay, a change of rate and a last short batch."""
+    torch.manual_seed(0)
+    net = TorchNet(widen=1)
+    for module in net.modules():  # scales and shifts that are not all one and zero
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+    model = WideResNet(depth=16, widen_factor=1)
+    params, stats = from_torch(net, lambda t: t), stats_from_torch(net)
+    images = np.random.default_rng(0).normal(size=(22, 3, 32, 32)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, 10, 22)
+    batches = [slice(0, 8), slice(8, 16), slice(16, 22)]
+    rates = [0.1, 0.1, 0.02]
+
+    def loss_of(params, stats, x, y):
+        variables = {"params": params, "batch_stats": stats}
+        logits, new = model.apply(variables, x, True, mutable=["batch_stats"])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        return loss, (new["batch_stats"], logits)
+
+    gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+    optimiser = torch.optim.SGD(
+        net.parameters(), lr=rates[0], momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
+    velocity = jax.tree.map(jnp.zeros_like, params)
+    for batch, rate in zip(batches, rates, strict=True):
+        x = jnp.asarray(images[batch].transpose(0, 2, 3, 1))
+        (loss, (stats, logits)), grads = gradient(params, stats, x, jnp.asarray(labels[batch]))
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.zero_grad()
+        their_logits = net(torch.from_numpy(images[batch]))
+        their_loss = torch.nn.functional.cross_entropy(
+            their_logits, torch.from_numpy(labels[batch])
+        )
+        their_loss.backward()
+        assert float(loss) == pytest.approx(their_loss.item(), rel=1e-4)
+        assert_close({"logits": logits}, {"logits": their_logits.detach().numpy()}, "logits")
+        assert_close(grads, from_torch(net, lambda t: t if t.grad is None else t.grad), "gradient")
+        assert_close(stats, stats_from_torch(net), "statistics")
+        optimiser.step()
+        # weight decay -> momentum -> rate outside the buffer
+        grads = jax.tree.map(lambda g, u: g + 5e-4 * u, grads, params)
+        velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, grads)
+        params = jax.tree.map(
+            lambda u, g, v, r=rate: u - r * (g + 0.9 * v), params, grads, velocity
+        )
+        assert_close(params, from_torch(net, lambda t: t), "weights")
+    net.eval()
+    with torch.no_grad():
+        theirs = net(torch.from_numpy(images)).numpy()
+    ours = model.apply(
+        {"params": params, "batch_stats": stats}, jnp.asarray(images.transpose(0, 2, 3, 1)), False
+    )
+    assert_close({"logits": ours}, {"logits": theirs}, "evaluation")
