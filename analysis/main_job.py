@@ -34,7 +34,7 @@ def effect(dataset: xr.Dataset) -> list[tuple[str, float, float]]:
         ),
         (
             "P-only error, smallest rate less largest, in standard errors of the paired difference",
-            float(np.float64(mean) / standard_error),
+            float(mean / standard_error),
             2.0,
         ),
     ]

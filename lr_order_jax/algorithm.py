@@ -9,7 +9,7 @@ ends, so does the member. "Never" is data: `NEVER` steps, or a threshold of minu
     Algorithm 2 (S):    a phase 0 of no steps, phase 1 at eta_2 until it is below epsilon_2
 
 are two rows of numbers for one compiled program. The update is (3.1) of the paper with the noise
-outside the gradient (facts: as printed it stands inside),
+outside the gradient (as printed it stands inside),
 
     U <- (1 - gamma lambda) U - gamma (grad L(U) + tau_xi xi),   xi ~ N(0, I).         (3.1), (3.2)
 """

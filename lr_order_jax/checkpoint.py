@@ -21,6 +21,16 @@ import orbax.checkpoint as ocp
 
 PyTree = Any
 
+# Errors of a read that say nothing about the checkpoint: it must not be taken for damaged.
+_OF_THE_MACHINE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EIO,
+)
+
 
 class NoCheckpoint(LookupError):
     """There is no such checkpoint."""
@@ -90,15 +100,8 @@ class Checkpoints:
             restored = self._manager.restore(step, args=arguments)
             meta, seal = restored.meta["meta"], restored.meta["seal"]
             tree = jax.tree.map(np.asarray, restored.arrays)
-        except (MemoryError, PermissionError):  # says nothing about the checkpoint
-            raise
         except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
-            if getattr(error, "errno", None) in (
-                errno.EMFILE,
-                errno.ENFILE,
-                errno.ENOMEM,
-                errno.EIO,
-            ):
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
                 raise
             reason = str(error).strip().split("\n")[0][:200]
             raise ValueError(f"cannot be read ({type(error).__name__}: {reason})") from error

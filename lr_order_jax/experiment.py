@@ -223,9 +223,10 @@ class _Run:
         diverged = self.kept.status == Status.DIVERGED
         holds = self.running | (diverged & (self.steps_of_schedule_left() > 0))
         alive = [h for h in self.columns if holds[:, h].any()]
-        if alive and len(alive) <= DROP_SHARE * len(self.columns):
+        if self.running.any() and len(alive) <= DROP_SHARE * len(self.columns):
             self.fetch()
             self.put_columns(alive)
+            self.take_steps(0)  # compiles, outside the timing of a chunk
 
     # Files.
 
@@ -249,8 +250,12 @@ class _Run:
             },
         )
 
-    def save(self, checkpoints: Checkpoints) -> None:
-        """Checkpoint first, then results: what a reader sees can be continued."""
+    def save(self, checkpoints: Checkpoints):
+        """Checkpoint first, then results: what a reader sees can be continued.
+
+        Returns:
+          The results as written.
+        """
         self.fetch()
         with open(self.workdir / "metrics.jsonl", "rb+") as file:
             os.fsync(file.fileno())
@@ -263,7 +268,9 @@ class _Run:
             "what": dict(self.spec.what),
         }
         checkpoints.save(self.step, self._tree(), meta)
-        results.write_results(self.dataset(), self.workdir / "results.nc")
+        dataset = self.dataset()
+        results.write_results(dataset, self.workdir / "results.nc")
+        return dataset
 
     def _tree(self) -> dict[str, Any]:
         host = {"history": self.history, "next_record": self.next_record}
@@ -319,14 +326,11 @@ class _Run:
           Interrupted: after a signal, with everything saved.
         """
         bar = Progress(self.member_steps()[0])
-        saved_at, speed, compiled = time.monotonic(), 0.0, 0
+        saved_at, speed = time.monotonic(), 0.0
         try:
             while self.running.any():
                 if self.step == self.target:
                     self.target = self.step + self.steps_to_event()
-                if compiled != len(self.columns):  # the first call for a shape compiles
-                    self.take_steps(0)
-                    compiled = len(self.columns)
                 start = time.perf_counter()
                 most = max(1, int(speed * CHUNK_SECONDS))
                 count = min(self.target - self.step, most)
@@ -388,9 +392,8 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path):
             if not resumed:
                 this.record()
             this.loop(checkpoints, signals)
-            this.save(checkpoints)
+            dataset = this.save(checkpoints)
         finally:
             checkpoints.close()
-        dataset = this.dataset()
         figures.draw(dataset, this.problem.figures, workdir / "figures")
         return dataset

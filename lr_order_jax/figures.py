@@ -14,16 +14,6 @@ import xarray as xr
 from lr_order_jax import results
 
 
-def _spread(dataset: xr.Dataset, name: str, column: Mapping[str, int]):
-    """Mean over seeds and standard error of a curve of one column: two (T,) arrays."""
-    curves = dataset[name].isel(column).transpose("seed", ...).values
-    count = np.isfinite(curves).sum(axis=0)
-    total = np.where(count > 0, count, 1)
-    mean = np.where(count > 0, np.nansum(curves, axis=0) / total, np.nan)
-    variance = np.nansum((curves - mean) ** 2, axis=0) / np.maximum(count - 1, 1)
-    return mean, np.where(count > 1, np.sqrt(variance / total), 0.0)
-
-
 def _colours(count: int):
     import matplotlib
 
@@ -55,7 +45,8 @@ def learning_order(dataset: xr.Dataset) -> Any:
     axes = figure.subplots(1, len(panels))
     for axis, (name, label, scale) in zip(axes, panels, strict=True):
         for column, colour in zip(columns, _colours(len(columns)), strict=True):
-            mean, error = _spread(dataset, name, column)
+            curves = dataset[name].isel(column).transpose("seed", ...).values
+            mean, error = results.mean_and_error(curves)
             rate = results.label_of(dataset, column)["eta_init"]
             time = dataset[clock].values
             axis.plot(time, mean, color=colour, label=rate)

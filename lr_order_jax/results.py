@@ -160,15 +160,17 @@ def half_times(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     return first_half("train_loss_p_only"), first_half("second_difference")
 
 
-def mean_and_error(values: Any) -> tuple[float, float]:
-    """Mean over seeds and its standard error, of the finite values (NaN where too few)."""
-    finite = np.asarray(values, float)
-    finite = finite[np.isfinite(finite)]
-    if finite.size == 0:
-        return math.nan, math.nan
-    if finite.size == 1:
-        return float(finite[0]), math.nan
-    return float(finite.mean()), float(finite.std(ddof=1) / math.sqrt(finite.size))
+def mean_and_error(values: Any) -> tuple[Any, Any]:
+    """Mean over seeds, the first axis, and its standard error, of the finite values.
+
+    The mean is NaN where there is no such value, the error where there are fewer than two.
+    """
+    values = np.asarray(values, float)
+    count = np.isfinite(values).sum(axis=0)
+    finite = np.where(np.isfinite(values), values, np.nan)
+    mean = np.where(count > 0, np.nansum(finite, axis=0) / np.maximum(count, 1), np.nan)
+    variance = np.nansum((finite - mean) ** 2, axis=0) / np.maximum(count - 1, 1)
+    return mean[()], np.where(count > 1, np.sqrt(variance / np.maximum(count, 1)), np.nan)[()]
 
 
 class Table(NamedTuple):
