@@ -62,9 +62,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.num_records = 100  # points of the flow-time grid after 0
 
     # How it is computed: free to change on resume.
-    c.driving = "scan"  # or "dispatch": steps in one compiled loop, or called in turn
-    c.mapping = "vmap"  # or "unroll", "map": how members share a program
+    c.driving = config_dict.placeholder(str)  # "scan" or "dispatch"; unset: as measured fastest
+    c.mapping = config_dict.placeholder(str)  # "vmap", "map", "unroll" or "loop"; unset: likewise
     c.checkpoint_every = 20.0  # seconds
+    c.keep_at = ()  # flow times whose checkpoints are kept for good
 
     if variant == "smoke":
         c.eta_init = (0.2, 0.05)

@@ -11,7 +11,9 @@ ends, so does the member. "Never" is data: `NEVER` steps, or a threshold of minu
 are two rows of numbers for one compiled program. The update is (3.1) of the paper with the noise
 outside the gradient (as printed it stands inside),
 
-    U <- (1 - gamma lambda) U - gamma (grad L(U) + tau_xi xi),   xi ~ N(0, I).         (3.1), (3.2)
+    U <- (1 - gamma lambda) U - gamma (grad L(U) + tau_xi xi),   xi ~ N(0, I),         (3.1), (3.2)
+
+or, where a member has momentum, Nesterov's with the same noisy gradient.
 """
 
 import enum
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 
@@ -38,14 +41,18 @@ class Status(enum.IntEnum):
 class Hypers(NamedTuple):
     """What may differ between members, as array leaves. K is the number of phases.
 
-    On the host the leaves are float64 and int64; `on_device` gives the arrays of the program.
+    On the host the leaves are float64 and int64; `on_device` gives the arrays of the program. What
+    is None is absent from the program of all members: no noise is drawn, no velocity kept.
     """
 
     rates: Any  # (K,) learning rate gamma of each phase
     phase_steps: Any  # (K,) steps after which a phase ends at the latest; 0: the phase is skipped
     loss_thresholds: Any  # (K,) training loss at or below which a phase ends
     weight_decay: Any  # () lambda
-    tau_xi: PyTree  # () per block of the parameters: deviation of the gradient noise
+    tau_xi: PyTree  # () per block of the parameters: deviation of the gradient noise; or None
+    momentum: Any = None  # () of the velocity; or None
+    activation_noise: Any = None  # (K,) level of the noise before activations; or None
+    task: PyTree = None  # numbers of the problem's own, e.g. on which examples a member is trained
 
 
 class TrainState(NamedTuple):
@@ -53,6 +60,7 @@ class TrainState(NamedTuple):
 
     params: PyTree
     stats: PyTree
+    velocity: PyTree  # like params; {} without momentum
     phase: jax.Array  # () int32: the phase that the next step belongs to
     phase_counts: jax.Array  # (K,) int32: steps taken in each phase
     status: jax.Array  # () int32: a `Status`
@@ -60,13 +68,9 @@ class TrainState(NamedTuple):
 
 def on_device(hypers: Hypers) -> Hypers:
     """Host hyperparameters as float32 and int32 arrays."""
-    as_float = lambda leaf: jnp.asarray(leaf, jnp.float32)  # noqa: E731
-    return Hypers(
-        rates=as_float(hypers.rates),
-        phase_steps=jnp.asarray(hypers.phase_steps, jnp.int32),
-        loss_thresholds=as_float(hypers.loss_thresholds),
-        weight_decay=as_float(hypers.weight_decay),
-        tau_xi=jax.tree.map(as_float, hypers.tau_xi),
+    as_integers = lambda leaf: np.issubdtype(np.asarray(leaf).dtype, np.integer)  # noqa: E731
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.int32 if as_integers(leaf) else jnp.float32), hypers
     )
 
 
@@ -92,6 +96,7 @@ def init_state(hypers: Hypers, params: PyTree, stats: PyTree) -> TrainState:
     return TrainState(
         params=params,
         stats=stats,
+        velocity={} if hypers.momentum is None else jax.tree.map(jnp.zeros_like, params),
         phase=phase,
         phase_counts=jnp.zeros(hypers.phase_steps.shape[-1], jnp.int32),
         status=jnp.where(is_one, jnp.int32(Status.RUNNING), jnp.int32(Status.COMPLETED)),
@@ -101,6 +106,11 @@ def init_state(hypers: Hypers, params: PyTree, stats: PyTree) -> TrainState:
 def read_rate(hypers: Hypers, phase):
     """The learning rate gamma of a phase."""
     return hypers.rates[phase]
+
+
+def read_activation_noise(hypers: Hypers, phase):
+    """The level of the noise before activations in a phase; None if no member has any."""
+    return None if hypers.activation_noise is None else hypers.activation_noise[phase]
 
 
 def after_loss(hypers: Hypers, phase, status, loss):
@@ -145,35 +155,61 @@ def gradient_noise(key, params: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, jax.lax.optimization_barrier(draws))
 
 
-def noisy_gradient_step(params: PyTree, grads: PyTree, xi: PyTree, rate, weight_decay, tau_xi):
-    """(3.1): U <- (1 - gamma lambda) U - gamma (grad + tau_xi xi), block by block.
+def noisy_gradient(grads: PyTree, xi: PyTree, tau_xi: PyTree) -> PyTree:
+    """grad + tau_xi xi, block by block; `tau_xi` is a prefix of the tree: one number a block."""
+    tau_of_leaf = jax.tree.broadcast(tau_xi, grads)
+    return jax.tree.map(lambda g, x, tau: g + tau * x, grads, xi, tau_of_leaf)
 
-    `tau_xi` is a prefix of the parameter tree: one number a block.
+
+def gradient_step(params: PyTree, grads: PyTree, rate, weight_decay) -> PyTree:
+    """(3.1): U <- (1 - gamma lambda) U - gamma grad, with the noise already in `grads`."""
+    return jax.tree.map(lambda u, g: (1 - rate * weight_decay) * u - rate * g, params, grads)
+
+
+def nesterov_step(
+    params: PyTree, velocity: PyTree, grads: PyTree, rate, weight_decay, momentum
+) -> tuple[PyTree, PyTree]:
+    """Weight decay, then momentum, then the rate, which stays outside the velocity (as PyTorch):
+
+        d = grad + lambda U,   v <- mu v + d,   U <- U - gamma (d + mu v).
+
+    With mu = 0 this is `gradient_step`.
+
+    Returns:
+      Parameters and velocity after the step.
     """
-    tau_of_leaf = jax.tree.broadcast(tau_xi, params)
-    return jax.tree.map(
-        lambda u, g, x, tau: (1 - rate * weight_decay) * u - rate * (g + tau * x),
-        params,
-        grads,
-        xi,
-        tau_of_leaf,
-    )
+    decayed = jax.tree.map(lambda u, g: g + weight_decay * u, params, grads)
+    velocity = jax.tree.map(lambda v, d: momentum * v + d, velocity, decayed)
+    params = jax.tree.map(lambda u, d, v: u - rate * (d + momentum * v), params, decayed, velocity)
+    return params, velocity
 
 
 def transition(hypers: Hypers, state: TrainState, loss, grads, stats, xi) -> TrainState:
     """One step of the algorithm from its ingredients at the present weights.
 
-    A member that has ended, or ends by this loss, keeps its weights and stats bit by bit.
+    A member that has ended, or ends by this loss, keeps its weights, velocity and stats bit by bit.
+
+    Args:
+      xi: the gradient noise (3.2); None if hypers.tau_xi is.
     """
     phase, status = after_loss(hypers, state.phase, state.status, loss)
     rate = read_rate(hypers, phase)
-    moved = noisy_gradient_step(state.params, grads, xi, rate, hypers.weight_decay, hypers.tau_xi)
+    if hypers.tau_xi is not None:
+        grads = noisy_gradient(grads, xi, hypers.tau_xi)
+    velocity = state.velocity
+    if hypers.momentum is None:
+        params = gradient_step(state.params, grads, rate, hypers.weight_decay)
+    else:
+        params, velocity = nesterov_step(
+            state.params, velocity, grads, rate, hypers.weight_decay, hypers.momentum
+        )
     running = status == Status.RUNNING
     keep = lambda new, old: jnp.where(running, new, old)  # noqa: E731
     next_phase, next_status, counts = after_step(hypers, phase, status, state.phase_counts)
     return TrainState(
-        params=jax.tree.map(keep, moved, state.params),
+        params=jax.tree.map(keep, params, state.params),
         stats=jax.tree.map(keep, stats, state.stats),
+        velocity=jax.tree.map(keep, velocity, state.velocity),
         phase=next_phase,
         phase_counts=counts,
         status=next_status,

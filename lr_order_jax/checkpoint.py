@@ -54,17 +54,27 @@ def _seal(meta: dict) -> str:
 
 
 class Checkpoints:
-    """The checkpoints in a directory. A host resource: `close` it."""
+    """The checkpoints in a directory: the newest few, and those kept for good.
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 3, read_only: bool = False):
+    A host resource: `close` it.
+    """
+
+    def __init__(self, directory: str | os.PathLike, newest: int = 3, read_only: bool = False):
         self.directory = pathlib.Path(directory).resolve()
+        self._newest = newest
+        self._kept: set[int] = set()  # steps kept for good; stands in each checkpoint's metadata
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=self,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=not read_only,  # what a kill inside a write left behind
             read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """Which checkpoints (oldest first) stay: Orbax asks after each save."""
+        first = len(checkpoints) - self._newest
+        return [i >= first or c.step in self._kept for i, c in enumerate(checkpoints)]
 
     def close(self) -> None:
         self._manager.close()
@@ -73,14 +83,16 @@ class Checkpoints:
         """Steps of the stored checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, tree: PyTree, meta: dict) -> None:
+    def save(self, step: int, tree: PyTree, meta: dict, for_good: bool = False) -> None:
         """Stores a tree of nested dicts of NumPy arrays and a JSON object under a step.
 
         A checkpoint of that step which is there already is the same one: nothing is written.
         """
+        if for_good:
+            self._kept.add(step)
         if step in self._manager.all_steps():
             return
-        meta = {**meta, "digests": _digests(tree)}
+        meta = {**meta, "kept": sorted(self._kept), "digests": _digests(tree)}
         sealed = {"meta": meta, "seal": _seal(meta)}
         arguments = ocp.args.Composite(
             arrays=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(sealed)
@@ -130,6 +142,7 @@ class Checkpoints:
             for bad, reason in damaged.items():
                 aside = self._set_aside(bad)
                 say(f"checkpoint of step {bad}: {reason}; moved to {aside}, using step {step}")
+            self._kept = set(found[1].get("kept", ()))
             return found
         if damaged:
             told = "; ".join(f"step {step} {reason}" for step, reason in damaged.items())

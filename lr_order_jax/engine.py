@@ -10,7 +10,8 @@ number of members can change a draw.
 
 import enum
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 
 from lr_order_jax import algorithm
 from lr_order_jax.algorithm import Hypers, TrainState
-from lr_order_jax.problem import Model, Problem
+from lr_order_jax.problem import Data, Problem
 
 PyTree = Any
 
@@ -45,9 +46,9 @@ def stream_key(key, stream: Stream, step=None) -> jax.Array:
 
 
 def train_step(
-    problem: Problem, data: PyTree, hypers: Hypers, state: TrainState, step, key
+    problem: Problem, data: Data, hypers: Hypers, state: TrainState, step, key, size: int
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step of one member.
+    """One step of one member on a batch of `size` examples.
 
     `step` and `key` (the seed's) must reach this function unbatched over the members of a seed:
     then `vmap` draws the gradient noise xi_t once for all of them.
@@ -55,57 +56,96 @@ def train_step(
     Returns:
       The state after the step, and the training loss at the weights before it.
     """
-    batch = problem.batch(data, stream_key(key, Stream.BATCH, step), step)
+    batch = problem.batch(data, hypers.task, stream_key(key, Stream.BATCH), step, size)
+    noise_level = algorithm.read_activation_noise(hypers, state.phase)
     (loss, stats), grads = jax.value_and_grad(problem.loss, has_aux=True)(
-        state.params, state.stats, batch, stream_key(key, Stream.MODEL, step)
+        state.params, state.stats, batch, noise_level, stream_key(key, Stream.MODEL, step)
     )
-    xi = algorithm.gradient_noise(stream_key(key, Stream.GRADIENT_NOISE, step), state.params)
+    xi = None
+    if hypers.tau_xi is not None:
+        noise_key = stream_key(key, Stream.GRADIENT_NOISE, step)
+        xi = algorithm.gradient_noise(noise_key, state.params)
     return algorithm.transition(hypers, state, loss, grads, stats, xi), {"loss": loss}
 
 
-def drive(one_step: Callable, how: str) -> Callable:
+def runs(batch_sizes: Sequence[int], start: int, count: int) -> Iterator[tuple[int, int, int]]:
+    """Steps [start, start + count) as runs of one batch size: (size, first step, steps) each."""
+    if len(set(batch_sizes)) == 1:
+        yield batch_sizes[0], start, count
+        return
+    size_of = lambda step: batch_sizes[step % len(batch_sizes)]  # noqa: E731
+    for size, steps in itertools.groupby(range(start, start + count), size_of):
+        first, *rest = steps
+        yield size, first, 1 + len(rest)
+
+
+def drive(one_step: Callable, how: str, batch_sizes: Sequence[int]) -> Callable:
     """A function that takes `count` steps from step `start`, from one that takes a single step.
 
     Args:
-      one_step: (data, hypers, state, step, keys) -> state.
+      one_step: (data, hypers, state, step, keys, size) -> state; `size` is static.
       how: `scan` (one compiled loop; `count` is data, so no length compiles anew) or `dispatch`
         (one compiled step, called in turn).
+      batch_sizes: of each step of a cycle, as in `Problem`.
 
     Returns:
       A function (data, hypers, state, keys, start, count) -> state. It consumes `state`, whose
-      buffers it may overwrite. `count` may be 0 (to compile).
+      buffers it may overwrite. With a count of 0 it compiles all that it will need.
     """
-    if how == "scan":
 
-        @functools.partial(jax.jit, donate_argnums=2)
-        def loop(data, hypers, state, keys, start, count):
-            def body(i, carry):
-                return one_step(data, hypers, carry, start + i, keys)
+    @functools.partial(jax.jit, donate_argnums=2, static_argnums=6)
+    def loop(data, hypers, state, keys, start, count, size):
+        def body(i, carry):
+            return one_step(data, hypers, carry, start + i, keys, size)
 
-            return jax.lax.fori_loop(0, count, body, state)
+        return jax.lax.fori_loop(0, count, body, state)
 
-        return lambda data, hypers, state, keys, start, count: loop(
-            data, hypers, state, keys, jnp.int32(start), jnp.int32(count)
-        )
+    single = jax.jit(one_step, donate_argnums=2, static_argnums=5)
 
-    single = jax.jit(one_step, donate_argnums=2)
-
-    def dispatch(data, hypers, state, keys, start, count):
-        if count == 0:  # compile on a copy, and keep the state
-            single(data, hypers, jax.tree.map(jnp.copy, state), jnp.int32(start), keys)
+    def advance(data, hypers, state, keys, start, count):
+        if how == "scan":
+            several = [(size, start, 0) for size in set(batch_sizes)]
+            for size, first, steps in runs(batch_sizes, start, count) if count else several:
+                first, steps = jnp.int32(first), jnp.int32(steps)
+                state = loop(data, hypers, state, keys, first, steps, size)
+            return state
+        if count == 0:  # on a copy, and keep the state
+            for size in set(batch_sizes):
+                copy = jax.tree.map(jnp.copy, state)
+                single(data, hypers, copy, jnp.int32(start), keys, size)
         for step in range(start, start + count):
-            state = single(data, hypers, state, jnp.int32(step), keys)
+            size = batch_sizes[step % len(batch_sizes)]
+            state = single(data, hypers, state, jnp.int32(step), keys, size)
         return state
 
-    return dispatch
+    return advance
 
 
-def evaluate(problem: Problem, data: PyTree, model: Model) -> dict[str, jax.Array]:
-    """The problem's variables for one model: its sums added over all evaluation batches."""
-    batches = problem.evaluation_batches(data)
-    count = jax.tree.leaves(batches)[0].shape[0]
-    sums = problem.evaluate(model, jax.tree.map(lambda leaf: leaf[0], batches))
-    for i in range(1, count):
-        more = problem.evaluate(model, jax.tree.map(lambda leaf, i=i: leaf[i], batches))
-        sums = jax.tree.map(jnp.add, sums, more)
-    return problem.summarize(data, model, sums)
+def make_evaluate(problem: Problem, how: str) -> Callable:
+    """A function (data, task, model) -> the problem's variables, for one model.
+
+    With `scan` it is one traceable program, with a compiled loop over the batches; with `dispatch`
+    it calls one compiled batch in turn.
+    """
+    count = problem.num_evaluation_batches
+
+    def in_a_loop(data, task, model):
+        def one(index):
+            return problem.evaluate(data, task, model, index)
+
+        sums = jax.lax.map(one, jnp.arange(count, dtype=jnp.int32))
+        sums = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums)
+        return problem.summarize(data, task, model, sums)
+
+    if how == "scan":
+        return in_a_loop
+    one_batch, summarize = jax.jit(problem.evaluate), jax.jit(problem.summarize)
+
+    def in_turn(data, task, model):
+        sums = one_batch(data, task, model, jnp.int32(0))
+        for index in range(1, count):
+            more = one_batch(data, task, model, jnp.int32(index))
+            sums = jax.tree.map(jnp.add, sums, more)
+        return summarize(data, task, model, sums)
+
+    return in_turn

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lr_order_jax import algorithm, directory, figures, results, spec, sweep
+from lr_order_jax import directory, figures, results, spec, sweep
 from lr_order_jax.algorithm import NEVER, Status, TrainState
 from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint
 from lr_order_jax.fields import ConfigError
@@ -76,20 +76,22 @@ class _Run:
 
     def __init__(self, run_spec: spec.Spec, workdir: pathlib.Path):
         self.spec, self.workdir = run_spec, workdir
-        self.problem, how = run_spec.problem, run_spec.how
+        self.problem = run_spec.problem
         self.grid = sweep.make_grid(self.problem, run_spec.seeds, run_spec.common.zipped)
         self.time = np.linspace(0.0, self.problem.horizon(), run_spec.common.num_records + 1)
         self.time_per_step = self.problem.time_per_step(self.grid.hypers)
-        self.advance = sweep.make_advance(self.problem, how.driving, how.mapping)
-        self.measure = sweep.make_measure(self.problem)
-        names = [*self.problem.variables, *results.HOST_VARIABLES]
+        self.members = sweep.place_members(self.problem, self.grid, *run_spec.ways)
+        told = dict(results.HOST_VARIABLES)
+        if self.grid.hypers.activation_noise is None:
+            del told["activation_noise"]
+        self.variables = {**self.problem.variables, **told}
         shape = self.grid.shape
-        self.history = results.blank_history(names, (*shape, len(self.time)))
+        self.history = results.blank_history(list(self.variables), (*shape, len(self.time)))
         self.next_record = np.zeros(shape, np.int64)  # first point of the grid not yet recorded
         self.step = self.target = 0  # present step, step of the next event
         self.metrics_bytes = 0  # length of metrics.jsonl that belongs to this state
-        self.state: TrainState = sweep.init_state(self.problem, self.grid)
-        self.kept = jax.tree.map(np.array, self.state)  # host copy of all columns, as last fetched
+        state = sweep.init_state(self.problem, self.grid)
+        self.kept: Any = jax.tree.map(np.array, state)  # TrainState on the host, as last fetched
         self.put_columns(range(shape[1]))
 
     # The state, and what it says.
@@ -97,23 +99,20 @@ class _Run:
     def put_columns(self, columns: Sequence[int]) -> None:
         """Puts these columns, and no others, on the device."""
         self.columns = list(columns)
-        self.state = jax.device_put(sweep.take_columns(self.kept, self.columns))
-        self.hypers = algorithm.on_device(sweep.take_columns(self.grid.hypers, self.columns))
+        self.members.put(self.kept, self.columns)
 
     def fetch(self, names: Sequence[str] = TrainState._fields) -> None:
         """Brings these parts of the state of the columns on the device to the host."""
 
         def copy(kept, leaf):
-            kept[:, self.columns] = np.asarray(leaf)
+            kept[:, self.columns] = leaf
 
         for name in names:
-            jax.tree.map(copy, getattr(self.kept, name), getattr(self.state, name))
+            jax.tree.map(copy, getattr(self.kept, name), self.members.fetch(name))
 
     def take_steps(self, count: int) -> None:
-        """Advances all members; 0 steps compile the program."""
-        self.state = self.advance(
-            self.grid.data, self.hypers, self.state, self.grid.keys, self.step, count
-        )
+        """Advances all members; 0 steps compile the programs."""
+        self.members.advance(self.step, count)
         self.fetch(("phase", "phase_counts", "status"))
         self.step += count
 
@@ -124,6 +123,10 @@ class _Run:
     def member_time(self) -> np.ndarray:
         """Time of each member, (S, H) float64."""
         return np.sum(self.time_per_step * self.kept.phase_counts, axis=-1)
+
+    def least_time(self) -> float:
+        """Time of the running members that are furthest behind; the end of the grid if none is."""
+        return float(np.min(self.member_time(), where=self.running, initial=self.time[-1]))
 
     def at_phase(self, values: np.ndarray) -> np.ndarray:
         """(S, H, K) -> (S, H): the values of each member's present phase."""
@@ -180,17 +183,21 @@ class _Run:
 
         A member whose training loss is not finite by now has diverged: its point is not written.
         """
-        values = self.measure(self.grid.data, self.state, due[:, self.columns])
-        rates = self.at_phase(self.grid.hypers.rates)
-        steps = self.kept.phase_counts.sum(axis=-1)
+        values = self.members.measure(due[:, self.columns])
+        of_host = {
+            "learning_rate": self.at_phase(self.grid.hypers.rates),
+            "step": self.kept.phase_counts.sum(axis=-1),
+        }
+        if self.grid.hypers.activation_noise is not None:
+            of_host["activation_noise"] = self.at_phase(self.grid.hypers.activation_noise)
         with open(self.workdir / "metrics.jsonl", "a") as file:
             for s, h in np.argwhere(due):
                 column = self.columns.index(h)
                 point = {name: v[s, column] for name, v in values.items()}
                 if not np.isfinite(point["train_loss"]):
-                    self.mark_diverged(s, column)
+                    self.mark_diverged(s, h)
                     continue
-                point |= {"learning_rate": rates[s, h], "step": steps[s, h]}
+                point |= {name: value[s, h] for name, value in of_host.items()}
                 points = range(self.next_record[s, h], upto[s, h])
                 for name, value in point.items():
                     self.history[name][s, h, points] = value
@@ -206,11 +213,11 @@ class _Run:
         line |= {name: v if np.isfinite(v) else None for name, v in point.items()}
         return json.dumps(line | {"step": int(point["step"])}) + "\n"
 
-    def mark_diverged(self, seed: int, column: int) -> None:
+    def mark_diverged(self, s: int, h: int) -> None:
         """Ends a member, on the device and on the host."""
-        status = self.state.status.at[seed, column].set(Status.DIVERGED.value)
-        self.state = self.state._replace(status=status)
-        self.kept.status[seed, self.columns[column]] = Status.DIVERGED
+        self.fetch()
+        self.kept.status[s, h] = Status.DIVERGED
+        self.put_columns(self.columns)
 
     def drop_ended(self) -> None:
         """Takes columns whose members have all ended off the device, where that saves enough.
@@ -238,7 +245,7 @@ class _Run:
         return results.make_dataset(
             what=self.spec.what,
             clock=self.problem.clock,
-            variables=self.problem.variables,
+            variables=self.variables,
             axes=self.grid.axes,
             seeds=self.grid.seeds,
             time=self.time,
@@ -250,8 +257,11 @@ class _Run:
             },
         )
 
-    def save(self, checkpoints: Checkpoints):
+    def save(self, checkpoints: Checkpoints, for_good: bool = False):
         """Checkpoint first, then results: what a reader sees can be continued.
+
+        Args:
+          for_good: the checkpoint is never deleted.
 
         Returns:
           The results as written.
@@ -267,7 +277,7 @@ class _Run:
             "metrics_bytes": self.metrics_bytes,
             "what": dict(self.spec.what),
         }
-        checkpoints.save(self.step, self._tree(), meta)
+        checkpoints.save(self.step, self._tree(), meta, for_good)
         dataset = self.dataset()
         results.write_results(dataset, self.workdir / "results.nc")
         return dataset
@@ -334,15 +344,18 @@ class _Run:
                 start = time.perf_counter()
                 most = max(1, int(speed * CHUNK_SECONDS))
                 count = min(self.target - self.step, most)
+                before = self.least_time()
                 self.take_steps(count)
                 speed = count / (time.perf_counter() - start)
                 if self.step == self.target or not self.running.any():
                     self.record()
                     self.drop_ended()
-                least = np.min(self.member_time(), where=self.running, initial=self.time[-1])
+                least = self.least_time()
                 alive = int(self.running.sum())
                 taken, total = self.member_steps()
-                bar.update(taken, total, self.problem.clock, float(least), alive, self.step, speed)
+                bar.update(taken, total, self.problem.clock, least, alive, self.step, speed)
+                if any(before < point - SLACK <= least for point in self.spec.how.keep_at):
+                    self.save(checkpoints, for_good=True)
                 if signals.received is not None:
                     self.save(checkpoints)
                     signals.check()

@@ -23,24 +23,36 @@ class Rule:
     """What one value of a field may be.
 
     `kind` is int, float or str; `allows` tests a value of that kind and `allowed` says the same in
-    words; `many` marks a swept field (a tuple of values); `optional` lets it stay unset (None).
+    words; `many` marks a tuple of values; `swept` one whose values can be an axis of the grid;
+    `optional` lets the field stay unset (None); `is_what` is false for a field that does not change
+    what is computed (a path).
     """
 
     kind: type
     allows: Callable[[Any], bool]
     allowed: str
     many: bool = False
+    swept: bool = False
     optional: bool = False
+    is_what: bool = True
 
 
 def _field(rule: Rule) -> Any:
     return dataclasses.field(metadata={"rule": rule})
 
 
-def integer(low: int, high: int = 2**31 - 1, *, many: bool = False, optional: bool = False) -> Any:
-    """A whole number in [low, high]."""
+def integer(
+    low: int,
+    high: int = 2**31 - 1,
+    *,
+    many: bool = False,
+    swept: bool = True,
+    optional: bool = False,
+) -> Any:
+    """A whole number in [low, high]; with `many` a tuple of them, an axis of the grid if swept."""
     allowed = f"a whole number from {low} to {high}"
-    return _field(Rule(int, lambda v: low <= v <= high, allowed, many, optional))
+    rule = Rule(int, lambda v: low <= v <= high, allowed, many, many and swept, optional)
+    return _field(rule)
 
 
 def real(
@@ -48,10 +60,11 @@ def real(
     allows: Callable[[float], bool] = lambda v: True,
     *,
     many: bool = False,
+    swept: bool = True,
     optional: bool = False,
 ) -> Any:
     """A finite number which passes `allows`; `allowed` says the same in words."""
-    return _field(Rule(float, allows, allowed, many, optional))
+    return _field(Rule(float, allows, allowed, many, many and swept, optional))
 
 
 def positive(*, many: bool = False, optional: bool = False) -> Any:
@@ -64,14 +77,20 @@ def non_negative(*, many: bool = False, optional: bool = False) -> Any:
     return real("a finite number >= 0", lambda v: v >= 0, many=many, optional=optional)
 
 
-def choice(*names: str) -> Any:
+def choice(*names: str, many: bool = False, optional: bool = False) -> Any:
     """One of the given names."""
-    return _field(Rule(str, lambda v: v in names, "one of " + ", ".join(names)))
+    allowed = "one of " + ", ".join(names)
+    return _field(Rule(str, lambda v: v in names, allowed, many, many, optional))
 
 
-def words() -> Any:
-    """A tuple of strings, which may be empty."""
-    return _field(Rule(str, lambda v: bool(v), "a tuple of names", many=True, optional=True))
+def words(allowed: str = "a tuple of names", *, swept: bool = False) -> Any:
+    """A tuple of strings; where it is not swept it may be empty."""
+    return _field(Rule(str, lambda v: bool(v), allowed, True, swept, optional=not swept))
+
+
+def path() -> Any:
+    """A file or directory, or unset. Where data lie does not change what is computed."""
+    return _field(Rule(str, lambda v: bool(v), "a path", optional=True, is_what=False))
 
 
 def rules(section: type) -> dict[str, Rule]:
@@ -80,8 +99,8 @@ def rules(section: type) -> dict[str, Rule]:
 
 
 def swept_fields(section: type) -> tuple[str, ...]:
-    """Names of the fields of a section that hold a tuple of numbers: those that can be swept."""
-    return tuple(n for n, r in rules(section).items() if r.many and r.kind is not str)
+    """Names of the fields of a section that can be swept."""
+    return tuple(name for name, rule in rules(section).items() if rule.swept)
 
 
 def _one(name: str, value: Any, rule: Rule) -> Any:
@@ -110,12 +129,12 @@ def convert(name: str, value: Any, rule: Rule) -> Any:
     """
     if value is None:
         if rule.optional:
-            return () if rule.many and rule.kind is str else None
+            return () if rule.many and not rule.swept else None
         raise ConfigError(f"config.{name} is not set: must be {rule.allowed}")
     if not rule.many:
         return _one(name, value, rule)
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if not values and not (rule.optional and rule.kind is str):
+    if not values and (rule.swept or not rule.optional):
         raise ConfigError(f"config.{name} = (): must hold at least one value, {rule.allowed}")
     return tuple(_one(name, v, rule) for v in values)
 

@@ -91,9 +91,59 @@ def error_against_rate(dataset: xr.Dataset) -> Any:
     return figure
 
 
+def _accuracy_panels(dataset: xr.Dataset, panels: Sequence[tuple[str, str]]) -> Any:
+    """Accuracies in % against epoch, a panel a variable and a line a member: mean over seeds, a
+    band of one standard error, gray lines where members were annealed."""
+    from matplotlib.figure import Figure
+
+    clock = results.clock_of(dataset)
+    columns = results.columns_of(dataset)
+    figure = Figure(figsize=(4.8 * len(panels) + 0.4, 3.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (name, label) in zip(axes, panels, strict=True):
+        for time in sorted({t for t in dataset["annealed_at"].values.flat if np.isfinite(t)}):
+            axis.axvline(time, color="0.6", lw=0.8)
+        for column, colour in zip(columns, _colours(len(columns)), strict=True):
+            curves = 100 * dataset[name].isel(column).transpose("seed", ...).values
+            mean, error = results.mean_and_error(curves)
+            labels = results.label_of(dataset, column)
+            text = ", ".join(labels[axis_name] for axis_name in column)
+            axis.plot(dataset[clock], mean, color=colour, label=text)
+            axis.fill_between(
+                dataset[clock], mean - error, mean + error, color=colour, alpha=0.25, lw=0
+            )
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(label)
+    axes[0].legend(title=", ".join(columns[0]), fontsize="small")
+    seeds = dataset.sizes["seed"]
+    figure.suptitle(f"{results.title_of(dataset)}, {seeds} seeds (gray: annealing)")
+    return figure
+
+
+def accuracy(dataset: xr.Dataset) -> Any:
+    """Figure 1 of the paper: training and (clean) validation accuracy against epoch."""
+    return _accuracy_panels(
+        dataset,
+        (("train_accuracy", "training accuracy (%)"), ("clean_accuracy", "clean accuracy (%)")),
+    )
+
+
+def patch_accuracy(dataset: xr.Dataset) -> Any:
+    """Figure 3 of the paper: accuracy on clean validation images and on patches alone."""
+    return _accuracy_panels(
+        dataset,
+        (
+            ("clean_accuracy", "accuracy on clean test images (%)"),
+            ("patch_accuracy", "accuracy on patches alone (%)"),
+        ),
+    )
+
+
 FIGURES: Mapping[str, Callable[[xr.Dataset], Any]] = {
-    "learning_order": learning_order,
+    "accuracy": accuracy,
     "error_against_rate": error_against_rate,
+    "learning_order": learning_order,
+    "patch_accuracy": patch_accuracy,
 }
 
 

@@ -33,6 +33,20 @@ class Variable(NamedTuple):
     units: str = "1"
 
 
+class Data(NamedTuple):
+    """What a member is trained and evaluated on."""
+
+    shared: PyTree  # one for all seeds: a data set
+    own: PyTree  # drawn for the seed
+
+
+class Ways(NamedTuple):
+    """How a problem's steps are driven and its members mapped; see `engine.drive` and `sweep`."""
+
+    driving: str
+    mapping: str
+
+
 class Problem(Protocol):
     """What a task must provide. Arrays of one member: no function sees the grid."""
 
@@ -44,35 +58,65 @@ class Problem(Protocol):
         """The problem of a parsed section; refuses fields that contradict each other."""
         ...
 
-    clock: str
-    """Name of the time dimension of the results: `flow_time` or `epoch`."""
+    @property
+    def clock(self) -> str:
+        """Name of the time dimension of the results: `flow_time` or `epoch`."""
+        ...
 
-    variables: Mapping[str, Variable]
-    """What `summarize` returns, in the order in which files show it. `train_loss` is among them: a
-    member is marked as diverged where it is not finite."""
+    @property
+    def ways(self) -> Mapping[str, Ways]:
+        """The fastest measured way to run on each platform; that of "cpu" where none is named."""
+        ...
 
-    table: str
-    """Name of its table in `results.TABLES`."""
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        """What `summarize` returns, in the order in which files show it. `train_loss` is among
+        them: a member is marked as diverged where it is not finite."""
+        ...
 
-    figures: tuple[str, ...]
-    """Names of its figures in `figures.FIGURES`."""
+    @property
+    def table(self) -> str:
+        """Name of its table in `results.TABLES`."""
+        ...
 
-    fields: Any
-    """The problem's section of the configuration, resolved."""
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of its figures in `figures.FIGURES`."""
+        ...
+
+    @property
+    def fields(self) -> Any:
+        """The problem's section of the configuration, resolved."""
+        ...
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Examples in the batch of each step of a cycle (an epoch): step t has that of
+        t % len(batch_sizes). Each size is a program of its own."""
+        ...
+
+    @property
+    def num_evaluation_batches(self) -> int:
+        """How many batches an evaluation takes."""
+        ...
 
     def horizon(self) -> float:
         """End of the time grid which is common to all members, in units of the clock."""
         ...
 
-    def make_data(self, key) -> PyTree:
-        """The data of one seed; `key` is the seed's data stream."""
+    def load(self) -> PyTree:
+        """The data that all seeds share, host arrays: () if there are none."""
+        ...
+
+    def make_data(self, key, shared: PyTree) -> PyTree:
+        """The own data of one seed; `key` is the seed's data stream."""
         ...
 
     def init(self, key) -> Model:
         """Initial model of one seed; `key` is the seed's initialisation stream."""
         ...
 
-    def hypers(self, values: Mapping[str, Any], data: PyTree) -> Hypers:
+    def hypers(self, values: Mapping[str, Any], data: Data) -> Hypers:
         """Hyperparameters of one member, on the host: NumPy leaves in float64 and int64.
 
         `values` maps each sweepable field to this member's value; `data` is the seed's data.
@@ -83,28 +127,29 @@ class Problem(Protocol):
         """Clock units that one step takes in each phase: host array like `hypers.rates`."""
         ...
 
-    def batch(self, data: PyTree, key, step) -> PyTree:
-        """The examples of one training step."""
+    def batch(self, data: Data, task: PyTree, key, step, size: int) -> PyTree:
+        """The `size` examples of one training step; `key` is the seed's batch stream, the same at
+        all steps: fold in the step, or the epoch. `task` is that of `Hypers`."""
         ...
 
-    def loss(self, params: PyTree, stats: PyTree, batch: PyTree, key) -> tuple[Any, PyTree]:
-        """Training loss without weight decay, and the stats after the step."""
+    def loss(
+        self, params: PyTree, stats: PyTree, batch: PyTree, noise_level: Any, key
+    ) -> tuple[Any, PyTree]:
+        """Training loss without weight decay, and the stats after the step. `noise_level` is that
+        of the activation noise, None where no member has any."""
         ...
 
-    def evaluation_batches(self, data: PyTree) -> PyTree:
-        """All that is evaluated at a record, cut into batches along a leading axis."""
+    def evaluate(self, data: Data, task: PyTree, model: Model, index) -> PyTree:
+        """Sums over evaluation batch `index` (int32, which may be traced); the engine adds them."""
         ...
 
-    def evaluate(self, model: Model, batch: PyTree) -> PyTree:
-        """Sums over one evaluation batch; the engine adds them up."""
-        ...
-
-    def summarize(self, data: PyTree, model: Model, sums: PyTree) -> dict[str, Any]:
+    def summarize(self, data: Data, task: PyTree, model: Model, sums: PyTree) -> dict[str, Any]:
         """Scalars named as in `variables`, from the sums over all batches and the model itself."""
         ...
 
 
 _BUILDERS = {
+    "patch_cifar": "lr_order_jax.problems.patch_cifar:PatchCifar",
     "two_layer": "lr_order_jax.problems.two_layer:TwoLayer",
 }
 
@@ -112,11 +157,19 @@ _BUILDERS = {
 def lookup(name: Any) -> Any:
     """The class of a problem by its name in the config; its `Fields` declare its section.
 
+    A problem of your own is named by where it is: "module:Class".
+
     Raises:
-      ConfigError: if no problem has that name.
+      ConfigError: if there is no such problem.
     """
-    if not isinstance(name, str) or name not in _BUILDERS:
-        allowed = ", ".join(sorted(_BUILDERS))
-        raise ConfigError(f"config.problem = {name!r}: must be one of {allowed}")
-    module, attribute = _BUILDERS[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    known = name in _BUILDERS if isinstance(name, str) else False
+    module, _, attribute = str(_BUILDERS[name] if known else name).partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, ValueError, AttributeError) as error:
+        if known:
+            raise
+        raise ConfigError(
+            f"config.problem = {name!r}: must be one of {', '.join(sorted(_BUILDERS))}, or "
+            f"MODULE:CLASS of your own ({error})"
+        ) from None

@@ -29,8 +29,9 @@ MEMBER_VARIABLES = {  # times, in the units of the clock
     "ended_at": Variable("time at which the member ended; NaN while it runs"),
 }
 
-HOST_VARIABLES = {
+HOST_VARIABLES = {  # what the host loop knows without an evaluation
     "learning_rate": Variable("learning rate of the next step"),
+    "activation_noise": Variable("level of the noise before activations at the next step"),
     "step": Variable("steps taken"),
 }
 
@@ -56,6 +57,7 @@ def make_dataset(
 
     Args:
       what: what was computed, stored as JSON in the attribute `config`.
+      variables: those recorded at each point of time.
       history: (S, H, T) arrays by variable name.
       status: (S, H) values of `Status`.
       member_times: (S, H) arrays by the names in MEMBER_VARIABLES.
@@ -71,7 +73,7 @@ def make_dataset(
             field_attributes = {"long_name": f"config field {field}", "units": "1"}
             coords[field] = (axis.name, np.asarray(values), field_attributes)
     arrays: dict[str, Any] = {}
-    for name, variable in {**variables, **HOST_VARIABLES}.items():
+    for name, variable in variables.items():
         shaped = history[name].reshape(*grid, len(time))
         arrays[name] = ([*member_dims, clock], shaped, variable._asdict())
     for name, variable in MEMBER_VARIABLES.items():
@@ -89,6 +91,7 @@ def make_dataset(
         "Conventions": "CF-1.11",
         "title": "Learning order under large and small initial learning rates",
         "problem": what["problem"],
+        **({"dataset": what["dataset"]} if "dataset" in what else {}),
         "source": f"lr_order_jax {__version__}",
         "config": json.dumps(what, sort_keys=True),
         "complete": np.int32(np.all(status != Status.RUNNING)),
@@ -200,11 +203,12 @@ def columns_of(dataset: xr.Dataset) -> list[dict[str, Any]]:
 
 def label_of(dataset: xr.Dataset, column: Mapping[str, int]) -> dict[str, str]:
     """The values of the swept fields of a column, as text, by field."""
-    return {
-        str(name): f"{float(coordinate.isel({coordinate.dims[0]: column[coordinate.dims[0]]})):g}"
-        for name, coordinate in dataset.coords.items()
-        if coordinate.dims and coordinate.dims[0] in column
-    }
+    labels = {}
+    for name, coordinate in dataset.coords.items():
+        if coordinate.dims and coordinate.dims[0] in column:
+            value = coordinate.values[column[str(coordinate.dims[0])]]
+            labels[str(name)] = value if isinstance(value, str) else f"{value:g}"
+    return labels
 
 
 def learning_order(p_times: Any, q_times: Any) -> str:
@@ -264,7 +268,90 @@ def learning_order_table(dataset: xr.Dataset) -> Table:
     )
 
 
-TABLES: Mapping[str, Callable[[xr.Dataset], Table]] = {"learning_order": learning_order_table}
+def order_index(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """The learning-order index of each member of a run with patches.
+
+    Returns:
+      Clean accuracy at the first record at which the accuracy on patches alone exceeds one half
+      (how much of the images was learned before the patch was), and the epoch of that record. NaN
+      where it never does.
+    """
+    passed = dataset["patch_accuracy"] > 0.5
+    clock = clock_of(dataset)
+    epoch = dataset[clock].where(passed).min(clock)
+    return dataset["clean_accuracy"].where(dataset[clock] == epoch).max(clock), epoch
+
+
+def before_annealing(dataset: xr.Dataset, name: str) -> xr.DataArray:
+    """A variable at the last record before the first member of the grid was annealed.
+
+    The same time for all members, so that those which never are can be compared; the last record
+    if none was annealed.
+    """
+    clock = clock_of(dataset)
+    first = float(dataset["annealed_at"].min())
+    if math.isnan(first):
+        return final(dataset, name)
+    return dataset[name].isel({clock: int((dataset[clock] <= first + 1e-9).sum()) - 1}, drop=True)
+
+
+def title_of(dataset: xr.Dataset) -> str:
+    """The problem and, where there is one, the data set of a run, for tables and figures."""
+    data = dataset.attrs.get("dataset")
+    if data is None:
+        return dataset.attrs["problem"]
+    return f"{dataset.attrs['problem']} on " + (
+        "the procedural stand-in (not CIFAR-10)" if data == "procedural" else data
+    )
+
+
+def accuracy_table(dataset: xr.Dataset) -> Table:
+    """One row a member of the grid, accuracies in %: just before annealing and at the end.
+
+    With patches also the learning-order index, see `order_index`. Means over seeds with standard
+    errors.
+    """
+    groups = [g for g in ("clean", "mixed", "patch") if f"{g}_accuracy" in dataset]
+    measures: dict[str, tuple[xr.DataArray, float]] = {}
+    if "patch" in groups:
+        at_half, epoch = order_index(dataset)
+        measures["patch > 50 % at epoch"] = epoch, 1.0
+        measures["clean % then"] = at_half, 100.0
+        for group in ("clean", "patch"):
+            earlier = before_annealing(dataset, f"{group}_accuracy")
+            measures[f"{group} % before annealing"] = earlier, 100.0
+    for group in groups:
+        measures[f"final {group} %"] = final(dataset, f"{group}_accuracy"), 100.0
+    measures["final train loss"] = final(dataset, "train_loss"), 1.0
+    rows = []
+    columns = columns_of(dataset)
+    for column in columns:
+        numbers = [
+            _with_error(values.isel(column).values, scale, 3 if scale == 1 else 1)
+            for values, scale in measures.values()
+        ]
+        annealed = _with_error(dataset["annealed_at"].isel(column).values, digits=1)
+        diverged = int((dataset["status"].isel(column) == Status.DIVERGED).sum())
+        labels = _short_label(dataset, column).values()
+        rows.append((*labels, annealed, *numbers, str(diverged or "")))
+    names = tuple(_short_label(dataset, columns[0]))
+    return Table(
+        f"{title_of(dataset)}: {dataset.sizes['seed']} seeds, mean +- standard error",
+        (*names, "annealed at", *measures, "diverged"),
+        rows,
+        [],
+    )
+
+
+def _short_label(dataset: xr.Dataset, column: Mapping[str, int]) -> dict[str, str]:
+    """`label_of` without the fields that are zipped with another: one name an axis."""
+    return {name: text for name, text in label_of(dataset, column).items() if name in column}
+
+
+TABLES: Mapping[str, Callable[[xr.Dataset], Table]] = {
+    "accuracy": accuracy_table,
+    "learning_order": learning_order_table,
+}
 
 
 def print_table(table: Table) -> None:

@@ -11,8 +11,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from lr_order_jax import fields, problem
 from lr_order_jax.fields import ConfigError
+from lr_order_jax.problem import Ways
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +30,14 @@ class Common:
 
 @dataclasses.dataclass(frozen=True)
 class How:
-    """How it is computed."""
+    """How it is computed. Unset ways are the problem's own for the platform (`Problem.ways`)."""
 
-    driving: str = fields.choice("scan", "dispatch")
-    mapping: str = fields.choice("vmap", "unroll", "map")
+    driving: str | None = fields.choice("scan", "dispatch", optional=True)
+    mapping: str | None = fields.choice("vmap", "unroll", "map", "loop", optional=True)
     checkpoint_every: float = fields.non_negative()  # seconds between checkpoints
+    keep_at: tuple[float, ...] = fields.real(  # times whose checkpoints are never deleted
+        "a time >= 0", lambda v: v >= 0, many=True, swept=False, optional=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,12 @@ class Spec:
     def seeds(self) -> tuple[int, ...]:
         assert self.common.seeds is not None  # `parse` resolves them
         return self.common.seeds
+
+    @property
+    def ways(self) -> Ways:
+        assert self.how.driving is not None  # `parse` resolves them
+        assert self.how.mapping is not None
+        return Ways(self.how.driving, self.how.mapping)
 
 
 def parse(config: Any) -> Spec:
@@ -66,12 +78,17 @@ def parse(config: Any) -> Spec:
     section, common, how = (fields.parse(s, values) for s in sections)
     common = _resolve_seeds(common)
     task = builder.build(section)
-    what = {
-        "problem": name,
-        **dataclasses.asdict(task.fields),
-        **dataclasses.asdict(common),
-    }
-    return Spec(task, common, how, json.loads(json.dumps(what)))
+    rules = fields.rules(builder.Fields)
+    of_task = {k: v for k, v in dataclasses.asdict(task.fields).items() if rules[k].is_what}
+    what = {"problem": name, **of_task, **dataclasses.asdict(common)}
+    return Spec(task, common, _resolve_ways(how, task), json.loads(json.dumps(what)))
+
+
+def _resolve_ways(how: How, task: problem.Problem) -> How:
+    ways = task.ways.get(jax.default_backend(), task.ways["cpu"])
+    return dataclasses.replace(
+        how, driving=how.driving or ways.driving, mapping=how.mapping or ways.mapping
+    )
 
 
 def _resolve_seeds(common: Common) -> Common:

@@ -4,7 +4,10 @@ A *member* is one training run. The members of a seed differ in hyperparameters 
 data, initial weights and, at equal step, the gradient noise xi_t, so that they can be compared in
 pairs. The grid is the Cartesian product of the axes; fields that are zipped advance together along
 one axis, which is named after the first of them. In the arrays the axes are flattened into one, in
-C order: `state` leaves are (S, H, ...), `data` leaves (S, ...).
+C order: on the host, leaves of the state are (S, H, ...).
+
+On the device the members are `Stacked` (the same arrays, mapped by `vmap` or a compiled loop) or
+`Apart` (arrays of their own, one after the other in one program, or each in a program of its own).
 """
 
 import itertools
@@ -16,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lr_order_jax import algorithm, engine, fields
-from lr_order_jax.algorithm import Hypers, TrainState
+from lr_order_jax.algorithm import Hypers, Status, TrainState
 from lr_order_jax.engine import Stream
 from lr_order_jax.fields import ConfigError
-from lr_order_jax.problem import Model, Problem
+from lr_order_jax.problem import Data, Model, Problem
 
 PyTree = Any
 
@@ -41,7 +44,7 @@ class Grid(NamedTuple):
     members: tuple[Mapping[str, Any], ...]  # (H,): value of each sweepable field
     seeds: tuple[int, ...]  # (S,)
     keys: jax.Array  # (S,) typed keys
-    data: PyTree  # leaves (S, ...)
+    data: Data  # leaves of `own` are (S, ...)
     hypers: Hypers  # host leaves (S, H, ...)
 
     @property
@@ -108,20 +111,29 @@ def make_grid(problem: Problem, seeds: Sequence[int], zipped: Sequence[str]) -> 
     axes = make_axes(problem.fields, zipped)
     members = make_members(axes)
     keys = jnp.stack([engine.seed_key(seed) for seed in seeds])
-    data = jax.jit(
-        lambda keys: jax.lax.map(
-            lambda key: problem.make_data(engine.stream_key(key, Stream.DATA)), keys
-        )
-    )(keys)
+    shared = jax.device_put(problem.load())
+
+    @jax.jit
+    def make_own(keys, shared):
+        def of_seed(key):
+            return problem.make_data(engine.stream_key(key, Stream.DATA), shared)
+
+        return jax.lax.map(of_seed, keys)
+
+    data = Data(shared, make_own(keys, shared))
     rows = []
     for s in range(len(seeds)):
-        of_seed = jax.tree.map(lambda leaf, s=s: leaf[s], data)
-        row = [problem.hypers(values, of_seed) for values in members]
+        row = [problem.hypers(values, data_of_seed(data, s)) for values in members]
         rows.append(jax.tree.map(lambda *leaves: np.stack(leaves), *row))
     hypers = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     always = fields.swept_fields(type(problem.fields))[0]  # the initial rate
     shown = tuple(axis for axis in axes if always in axis.values or len(axis) > 1)
     return Grid(shown, members, tuple(seeds), keys, data, hypers)
+
+
+def data_of_seed(data: Data, s: int) -> Data:
+    """The data of the seed with index s."""
+    return Data(data.shared, jax.tree.map(lambda leaf: leaf[s], data.own))
 
 
 def init_state(problem: Problem, grid: Grid) -> TrainState:
@@ -134,94 +146,182 @@ def init_state(problem: Problem, grid: Grid) -> TrainState:
     return jax.jit(jax.vmap(of_seed))(grid.keys, algorithm.on_device(grid.hypers))
 
 
-def map_members(step: Callable, how: str) -> Callable:
-    """One member's step on the whole grid; the same numbers whichever way, up to rounding.
-
-    Args:
-      step: (data, hypers, state, step, key) -> a tree of arrays, of one member.
-      how: `vmap` (batched arrays; what depends on step and key alone is computed once a seed),
-        `map` (a compiled loop over members) or `unroll` (members one after the other in one
-        program).
-
-    Returns:
-      A function of the same signature over leaves (S, ...), (S, H, ...), (S, H, ...), (), (S,).
-    """
-    if how == "unroll":
-
-        def unrolled(data, hypers, state, t, keys):
-            seeds, columns = state.status.shape
-
-            def at(tree, *index):
-                return jax.tree.map(lambda leaf: leaf[index], tree)
-
-            rows = []
-            for s in range(seeds):
-                d, k = at(data, s), keys[s]
-                row = [step(d, at(hypers, s, h), at(state, s, h), t, k) for h in range(columns)]
-                rows.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *row))
-            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
-
-        return unrolled
-    if how == "map":
-
-        def looped(data, hypers, state, t, keys):
-            def row(of_seed):
-                d, hs, ss, k = of_seed
-                return jax.lax.map(lambda member: step(d, *member, t, k), (hs, ss))
-
-            return jax.lax.map(row, (data, hypers, state, keys))
-
-        return looped
-    over_hypers = jax.vmap(step, in_axes=(None, 0, 0, None, None))
-    return jax.vmap(over_hypers, in_axes=(0, 0, 0, None, 0))
-
-
-def make_advance(problem: Problem, driving: str, mapping: str) -> Callable:
-    """The program that takes steps of a grid; see `engine.drive` for its signature."""
-
-    def one_member(*arguments):
-        return engine.train_step(problem, *arguments)[0]
-
-    return engine.drive(map_members(one_member, mapping), driving)
-
-
-def make_measure(problem: Problem) -> Callable:
-    """The program that evaluates some members of a grid, one after the other.
-
-    Members reach the points of the time grid at different steps, so only those that are due are
-    evaluated; how many is data and compiles nothing anew, and a member's figures do not depend on
-    which others are due.
-
-    Returns:
-      A function (data, state, due) -> {variable: (S, H) array, NaN where not due}, where `due` is
-      a host (S, H) bool array.
-    """
-
-    @jax.jit
-    def measure(data, state, order, counts):
-        def row(of_seed):
-            d, of_members, columns, count = of_seed
-
-            def one(i, out):
-                h = columns[i]
-                params, stats = jax.tree.map(lambda leaf: leaf[h], of_members)
-                values = engine.evaluate(problem, d, Model(params, stats))
-                return {name: out[name].at[h].set(v) for name, v in values.items()}
-
-            blank = {name: jnp.full(columns.shape, jnp.nan) for name in problem.variables}
-            return jax.lax.fori_loop(0, count, one, blank)
-
-        return jax.lax.map(row, (data, (state.params, state.stats), order, counts))
-
-    def of_due(data, state: TrainState, due: np.ndarray) -> dict[str, np.ndarray]:
-        order = np.argsort(~due, axis=1, kind="stable").astype(np.int32)
-        values = measure(data, state, order, due.sum(axis=1).astype(np.int32))
-        return {name: np.asarray(v) for name, v in values.items()}
-
-    return of_due
-
-
 def take_columns(tree: PyTree, columns: Sequence[int]) -> PyTree:
     """The hyper columns of a tree with leaves (S, H, ...)."""
     index = np.asarray(columns)
     return jax.tree.map(lambda leaf: leaf[:, index], tree)
+
+
+def place_members(problem: Problem, grid: Grid, driving: str, mapping: str) -> "Members":
+    """The members of a grid, to be put on the device and driven and mapped in one of the ways.
+
+    The numbers are the same whichever way, up to rounding.
+
+    Args:
+      driving: `scan` or `dispatch`, see `engine.drive`; evaluation follows it.
+      mapping: `vmap` (batched arrays; what depends on step and key alone is computed once a seed),
+        `map` (a compiled loop over members), `unroll` (members one after the other in one program)
+        or `loop` (each in turn by a program for one member).
+    """
+    way = Stacked if mapping in ("vmap", "map") else Apart
+    return way(problem, grid, driving, mapping)
+
+
+class Stacked:
+    """Members as arrays with leaves (S, C, ...): S seeds, C columns of hyperparameters."""
+
+    def __init__(self, problem: Problem, grid: Grid, driving: str, mapping: str):
+        self._grid = grid
+        sizes = problem.batch_sizes
+        self._advance = engine.drive(mapped_step(problem, mapping), driving, sizes)
+        self._evaluate = engine.make_evaluate(problem, driving)
+        in_a_loop = jax.jit(self._measure_in_a_loop)
+        self._measure: Callable = in_a_loop if driving == "scan" else self._measure_in_turn
+        self._pick = jax.jit(lambda tree, s, h: jax.tree.map(lambda leaf: leaf[s, h], tree))
+        self._names = list(problem.variables)
+
+    def put(self, state: TrainState, columns: Sequence[int]) -> None:
+        """Puts these columns of a host state, and no others, on the device."""
+        self._state = jax.device_put(take_columns(state, columns))
+        self._hypers = algorithm.on_device(take_columns(self._grid.hypers, columns))
+
+    def fetch(self, name: str) -> PyTree:
+        """A part of the state on the host, leaves (S, C, ...)."""
+        return jax.tree.map(np.asarray, getattr(self._state, name))
+
+    def advance(self, start: int, count: int) -> None:
+        """Takes steps; 0 of them compile the programs."""
+        data, keys = self._grid.data, self._grid.keys
+        self._state = self._advance(data, self._hypers, self._state, keys, start, count)
+
+    def measure(self, due: np.ndarray) -> dict[str, np.ndarray]:
+        """Evaluates members, given by an (S, C) bool array, one after the other.
+
+        Members reach the points of the time grid at different steps, so only those that are due
+        are evaluated; how many is data and compiles nothing anew, and a member's figures do not
+        depend on which others are due.
+
+        Returns:
+          {variable: (S, C) array, NaN where not due}.
+        """
+        order = np.argsort(~due, axis=1, kind="stable").astype(np.int32)
+        counts = due.sum(axis=1).astype(np.int32)
+        model = Model(self._state.params, self._state.stats)
+        values = self._measure(self._grid.data, self._hypers.task, model, order, counts)
+        return {name: np.asarray(v) for name, v in values.items()}
+
+    def _measure_in_a_loop(self, data, task, model, order, counts):
+        def row(of_seed):
+            own, of_members, columns, count = of_seed
+
+            def one(i, out):
+                h = columns[i]
+                of_member = jax.tree.map(lambda leaf: leaf[h], of_members)
+                values = self._evaluate(Data(data.shared, own), *of_member)
+                return {name: out[name].at[h].set(v) for name, v in values.items()}
+
+            blank = {name: jnp.full(columns.shape, jnp.nan) for name in self._names}
+            return jax.lax.fori_loop(0, count, one, blank)
+
+        return jax.lax.map(row, (data.own, (task, model), order, counts))
+
+    def _measure_in_turn(self, data, task, model, order, counts):
+        out = {name: np.full(order.shape, np.nan) for name in self._names}
+        for s, (columns, count) in enumerate(zip(order, counts, strict=True)):
+            for h in columns[:count]:
+                of_member = self._pick((task, model), jnp.int32(s), jnp.int32(h))
+                values = self._evaluate(data_of_seed(data, s), *of_member)
+                for name, value in values.items():
+                    out[name][s, h] = value
+        return out
+
+
+def mapped_step(problem: Problem, mapping: str) -> Callable:
+    """One member's step mapped over stacked members, as `engine.drive` wants it."""
+
+    def step(own, shared, hypers, state, t, key, size):
+        return engine.train_step(problem, Data(shared, own), hypers, state, t, key, size)[0]
+
+    def vmapped(data, hypers, state, t, keys, size):
+        def one(own, h, s, key):
+            return step(own, data.shared, h, s, t, key, size)
+
+        over_hypers = jax.vmap(one, in_axes=(None, 0, 0, None))
+        return jax.vmap(over_hypers, in_axes=(0, 0, 0, 0))(data.own, hypers, state, keys)
+
+    def looped(data, hypers, state, t, keys, size):
+        def row(of_seed):
+            own, hs, ss, key = of_seed
+
+            def one(member):
+                return step(own, data.shared, member[0], member[1], t, key, size)
+
+            return jax.lax.map(one, (hs, ss))
+
+        return jax.lax.map(row, (data.own, hypers, state, keys))
+
+    return vmapped if mapping == "vmap" else looped
+
+
+class Apart:
+    """Members as arrays of their own, in S rows of C; the methods of `Stacked`."""
+
+    def __init__(self, problem: Problem, grid: Grid, driving: str, mapping: str):
+        self._grid, self._mapping = grid, mapping
+        self._data = [data_of_seed(grid.data, s) for s in range(len(grid.seeds))]
+        self._keys = list(grid.keys)
+
+        def one(*arguments):
+            return engine.train_step(problem, *arguments)[0]
+
+        def all_of_them(data, hypers, state, t, keys, size):
+            return [
+                [one(d, h, s, t, key, size) for h, s in zip(hs, ss, strict=True)]
+                for d, hs, ss, key in zip(data, hypers, state, keys, strict=True)
+            ]
+
+        step = one if mapping == "loop" else all_of_them
+        self._advance = engine.drive(step, driving, problem.batch_sizes)
+        evaluate = engine.make_evaluate(problem, driving)
+        self._evaluate = jax.jit(evaluate) if driving == "scan" else evaluate
+        self._names = list(problem.variables)
+
+    def put(self, state: TrainState, columns: Sequence[int]) -> None:
+        hypers = algorithm.on_device(self._grid.hypers)
+        rows = range(len(self._data))
+
+        def member(tree, s, h):
+            return jax.tree.map(lambda leaf: jnp.array(leaf[s, h]), tree)  # a copy of its own
+
+        self._state = [[member(state, s, h) for h in columns] for s in rows]
+        self._hypers = [[member(hypers, s, h) for h in columns] for s in rows]
+
+    def fetch(self, name: str) -> PyTree:
+        stack = lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves])  # noqa: E731
+        rows = [jax.tree.map(stack, *(getattr(m, name) for m in row)) for row in self._state]
+        return jax.tree.map(stack, *rows)
+
+    def advance(self, start: int, count: int) -> None:
+        if self._mapping == "unroll":
+            every = (self._data, self._hypers, self._state, self._keys)
+            self._state = self._advance(*every, start, count)
+            return
+        for s, row in enumerate(self._state):
+            for h, state in enumerate(row):
+                if int(state.status) == Status.RUNNING:
+                    arguments = self._data[s], self._hypers[s][h], state, self._keys[s]
+                    row[h] = self._advance(*arguments, start, count)
+                    if count == 0:  # compiled for all
+                        return
+
+    def measure(self, due: np.ndarray) -> dict[str, np.ndarray]:
+        out = {name: np.full(due.shape, np.nan) for name in self._names}
+        for s, h in np.argwhere(due):
+            model = Model(self._state[s][h].params, self._state[s][h].stats)
+            values = self._evaluate(self._data[s], self._hypers[s][h].task, model)
+            for name, value in values.items():
+                out[name][s, h] = value
+        return out
+
+
+Members = Stacked | Apart

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy
 
-from lr_order_jax import algorithm, engine, sweep
+from lr_order_jax import algorithm, engine, spec, sweep
 from lr_order_jax.algorithm import NEVER, Hypers, Status, TrainState
 
 
@@ -20,6 +20,7 @@ def state(phase=0, counts=(0, 0), status=Status.RUNNING, weight=1.0) -> TrainSta
     return TrainState(
         params={"a": jnp.array([weight])},
         stats={"s": jnp.array([7.0])},
+        velocity={},
         phase=jnp.int32(phase),
         phase_counts=jnp.array(counts, jnp.int32),
         status=jnp.int32(status),
@@ -158,8 +159,8 @@ def test_noise_enters_the_update_with_deviation_tau_xi_by_block():
     grads = jax.tree.map(jnp.zeros_like, params)
     xi = algorithm.gradient_noise(jax.random.key(3), params)
     tau = {"W": jnp.float32(0.5), "V": jnp.float32(3.0)}
-    rate = jnp.float32(0.2)
-    moved = algorithm.noisy_gradient_step(params, grads, xi, rate, jnp.float32(0.1), tau)
+    noisy = algorithm.noisy_gradient(grads, xi, tau)
+    moved = algorithm.gradient_step(params, noisy, jnp.float32(0.2), jnp.float32(0.1))
     slack = 4 * np.sqrt(2 / 20_000)
     assert np.var(moved["W"]) == pytest.approx(0.2**2 * 0.5**2, rel=slack)
     assert np.var(moved["V"]["z"]) == pytest.approx(0.2**2 * 3.0**2, rel=slack)
@@ -168,17 +169,19 @@ def test_noise_enters_the_update_with_deviation_tau_xi_by_block():
 def test_noise_is_equal_across_rates_and_drawn_once_for_them():
     problem = toy.make(eta=(0.1, 0.2, 0.4), lam=(0.0,), tau_0=0.0)
     grid = sweep.make_grid(problem, (0, 1), ())
-    hyper = algorithm.on_device(grid.hypers)
-    advance = sweep.make_advance(problem, "scan", "vmap")
-    after = advance(grid.data, hyper, sweep.init_state(problem, grid), grid.keys, 0, 1)
-    by_rate = np.asarray(after.params["a"]) / np.array([0.1, 0.2, 0.4])[None, :, None]
+    state = sweep.init_state(problem, grid)
+    members = sweep.place_members(problem, grid, "scan", "vmap")
+    members.put(jax.tree.map(np.array, state), range(3))
+    members.advance(0, 1)
+    by_rate = members.fetch("params")["a"] / np.array([0.1, 0.2, 0.4])[None, :, None]
     np.testing.assert_allclose(by_rate[:, 0], by_rate[:, 1], rtol=1e-5)
     np.testing.assert_allclose(by_rate[:, 0], by_rate[:, 2], rtol=1e-5)
     assert np.abs(by_rate[0] - by_rate[1]).max() > 1
 
     # Random bits are made for two seeds, never for two seeds times three rates.
-    step = sweep.map_members(lambda *a: engine.train_step(problem, *a), "vmap")
-    text = str(jax.make_jaxpr(step)(grid.data, hyper, after, jnp.int32(0), grid.keys))
+    hyper = algorithm.on_device(grid.hypers)
+    step = lambda *a: sweep.mapped_step(problem, "vmap")(*a, 1)  # noqa: E731
+    text = str(jax.make_jaxpr(step)(grid.data, hyper, state, jnp.int32(0), grid.keys))
     drawn = [line for line in text.splitlines() if "random_bits" in line]
     assert drawn
     assert all("[2,2000]" in line and "[2,3,2000]" not in line for line in drawn)
@@ -192,28 +195,77 @@ def test_the_noise_part_is_stationary_at_eta_1_and_relaxes_after_annealing():
     tau_xi = algorithm.stationary_tau_xi(tau_0, eta_1, lam)
     problem = toy.make(eta=(eta_1,), lam=(lam,), tau_0=tau_0, tau_xi=tau_xi)
     grid = sweep.make_grid(problem, range(4), ())
-    advance = sweep.make_advance(problem, "scan", "vmap")
-    both = np.array([eta_1, eta_2])
-    annealed = grid.hypers._replace(
-        rates=np.broadcast_to(both, (4, 1, 2)),
-        phase_steps=np.broadcast_to(np.array([100, NEVER]), (4, 1, 2)),
-    )
-    device = algorithm.on_device(annealed)
-    state = jax.vmap(jax.vmap(algorithm.init_state))(
-        device, *(getattr(sweep.init_state(problem, grid), n) for n in ("params", "stats"))
-    )
+    grid.hypers.rates[:] = [eta_1, eta_2]
+    grid.hypers.phase_steps[:] = [100, NEVER]
+    members = sweep.place_members(problem, grid, "scan", "vmap")
+    members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(1))
 
-    def variance_after(state, start, count):
-        state = advance(grid.data, device, state, grid.keys, start, count)
-        return np.concatenate([state.params["a"], state.params["b"]], axis=-1).var(), state
+    def variance_after(start, count):
+        members.advance(start, count)
+        params = members.fetch("params")
+        return np.concatenate([params["a"], params["b"]], axis=-1).var()
 
     slack = 4 * np.sqrt(2 / (4 * 2 * toy.SIZE))
-    at_eta_1, state = variance_after(state, 0, 100)
+    at_eta_1 = variance_after(0, 100)
     assert at_eta_1 == pytest.approx(tau_0**2, rel=slack)
     v_inf = noise_deviation(tau_xi, eta_2, lam) ** 2
-    halfway, state = variance_after(state, 100, 20)
+    halfway = variance_after(100, 20)
     predicted = v_inf + (tau_0**2 - v_inf) * (1 - eta_2 * lam) ** 40
     assert halfway == pytest.approx(predicted, rel=slack)
-    relaxed, state = variance_after(state, 120, 400)
+    relaxed = variance_after(120, 400)
     assert relaxed == pytest.approx(v_inf, rel=slack)
     assert v_inf < 0.3 * tau_0**2
+
+
+def test_nesterov_without_momentum_is_the_plain_step():
+    draw = lambda i: {"a": jax.random.normal(jax.random.key(i), (50,))}  # noqa: E731
+    numbers = jnp.float32(0.3), jnp.float32(0.1)
+    plain = algorithm.gradient_step(draw(0), draw(1), *numbers)
+    with_velocity, velocity = algorithm.nesterov_step(
+        draw(0), draw(2), draw(1), *numbers, jnp.float32(0)
+    )
+    np.testing.assert_allclose(with_velocity["a"], plain["a"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(velocity["a"], draw(1)["a"] + 0.1 * draw(0)["a"], rtol=1e-6)
+
+
+def test_nesterov_by_hand_over_two_steps_and_a_change_of_rate():
+    """Weight decay, momentum, then the rate, which stays outside the velocity."""
+    h = hypers(steps=(1, 5), thresholds=(-np.inf,) * 2, rates=(0.5, 0.1))
+    h = h._replace(momentum=jnp.float32(0.9), weight_decay=jnp.float32(0.2), tau_xi=None)
+    state = algorithm.init_state(h, {"a": jnp.array([2.0])}, {})
+    step = lambda s, g: algorithm.transition(  # noqa: E731
+        h, s, jnp.float32(1.0), {"a": jnp.array([g])}, {}, None
+    )
+    u, v = 2.0, 0.0
+    for gradient, rate in ((3.0, 0.5), (-1.0, 0.1)):
+        state = step(state, gradient)
+        d = gradient + 0.2 * u
+        v = 0.9 * v + d
+        u -= rate * (d + 0.9 * v)
+        np.testing.assert_allclose(state.params["a"], [u], rtol=1e-6)
+        np.testing.assert_allclose(state.velocity["a"], [v], rtol=1e-6)
+
+
+def test_an_ended_member_keeps_its_velocity():
+    h = hypers()._replace(momentum=jnp.float32(0.9), tau_xi=None)
+    before = state(phase=1, status=Status.COMPLETED)._replace(velocity={"a": jnp.array([4.0])})
+    after = algorithm.transition(
+        h, before, jnp.float32(1), {"a": jnp.array([1.0])}, {"s": 0.0}, None
+    )
+    np.testing.assert_array_equal(after.velocity["a"], [4.0])
+
+
+def test_the_activation_noise_follows_the_phase():
+    h = hypers()._replace(activation_noise=jnp.array([0.4, 0.1]))
+    assert float(algorithm.read_activation_noise(h, jnp.int32(1))) == pytest.approx(0.1)
+    assert algorithm.read_activation_noise(hypers(), jnp.int32(1)) is None
+
+
+def test_no_noise_is_drawn_where_no_member_has_any(tiny):
+    problem = spec.parse(tiny(noise_scale=(0.0,))).problem
+    grid = sweep.make_grid(problem, (0,), ())
+    assert grid.hypers.tau_xi is None
+    step = lambda *a: sweep.mapped_step(problem, "vmap")(*a, 1)  # noqa: E731
+    arguments = grid.data, algorithm.on_device(grid.hypers), sweep.init_state(problem, grid)
+    text = str(jax.make_jaxpr(step)(*arguments, jnp.int32(0), grid.keys))
+    assert "random_bits" not in text

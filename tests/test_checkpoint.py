@@ -18,7 +18,7 @@ def tree(value=1.0):
 
 @pytest.fixture
 def stored(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", newest=2)
     for step in (5, 10, 15):
         checkpoints.save(step, tree(float(step)), {"step": step, "list": [1, 2]})
     yield checkpoints
@@ -33,7 +33,7 @@ def flip_a_bit(folder):
 
 
 def test_the_newest_comes_back_bit_by_bit(stored):
-    assert stored.steps() == [10, 15]  # keep=2
+    assert stored.steps() == [10, 15]  # newest=2
     found, meta = stored.restore_latest(print)
     np.testing.assert_array_equal(found["params"]["W"], tree(15.0)["params"]["W"])
     assert found["params"]["V"]["z"].dtype == np.float64
@@ -101,3 +101,20 @@ def test_restore_for_analysis(stored):
     assert checkpoint.restore(workdir, 10)[1]["step"] == 10
     with pytest.raises(NoCheckpoint, match=r"\[10, 15\]"):
         checkpoint.restore(workdir, 5)
+
+
+def test_checkpoints_kept_for_good_stay_also_after_a_restore(tmp_path):
+    def store(checkpoints, steps, for_good=()):
+        for step in steps:
+            checkpoints.save(step, {"a": np.arange(3.0)}, {}, for_good=step in for_good)
+
+    first = Checkpoints(tmp_path / "checkpoints", newest=2)
+    store(first, range(6), for_good=(0, 2))
+    assert first.steps() == [0, 2, 4, 5]
+    first.close()
+    second = Checkpoints(tmp_path / "checkpoints", newest=2)
+    second.restore_latest(print)
+    store(second, range(6, 9), for_good=(6,))
+    assert second.steps() == [0, 2, 6, 7, 8]
+    second.close()
+    np.testing.assert_array_equal(checkpoint.restore(tmp_path, step=2)[0]["a"], np.arange(3.0))

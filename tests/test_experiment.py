@@ -85,16 +85,17 @@ def test_records_equal_a_plain_run_of_the_same_member(config, tmp_path):
     pick = lambda leaf: leaf[s, h]  # noqa: E731
     state = jax.tree.map(pick, sweep.init_state(run_spec.problem, grid))
     hypers = algorithm.on_device(jax.tree.map(pick, grid.hypers))
-    data = jax.tree.map(lambda leaf: leaf[s], grid.data)
+    data = sweep.data_of_seed(grid.data, s)
     step = jax.jit(
-        lambda s, t: engine.train_step(run_spec.problem, data, hypers, s, t, grid.keys[1])[0]
+        lambda s, t: engine.train_step(run_spec.problem, data, hypers, s, t, grid.keys[1], 40)[0]
     )
+    evaluate = engine.make_evaluate(run_spec.problem, "scan")
     wanted = ds.isel(seed=s, eta_init=h)
     seen = 0
     for t in range(int(wanted["step"].max()) + 1):
         for i in np.flatnonzero(wanted["step"].values == t):
             model = Model(state.params, state.stats)
-            out = engine.evaluate(run_spec.problem, data, model)
+            out = evaluate(data, None, model)
             for name in run_spec.problem.variables:
                 value = float(wanted[name].values[i])
                 assert float(out[name]) == pytest.approx(value, rel=1e-4, abs=1e-5), name

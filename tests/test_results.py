@@ -101,12 +101,13 @@ def test_equal_results_are_equal_bytes(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(figures.FIGURES))
-def test_figures_are_drawn_from_whole_and_unfinished_results(dataset, tmp_path, name):
-    figures.draw(dataset, [name], tmp_path)
-    for variable in dataset.data_vars.values():
-        if "flow_time" in variable.dims:
+def test_figures_are_drawn_from_whole_and_unfinished_results(dataset, patched, tmp_path, name):
+    whole = patched if "accuracy" in name else dataset
+    figures.draw(whole, [name], tmp_path)
+    for variable in whole.data_vars.values():
+        if variable.ndim == 3:
             variable[1, 1, 2:] = np.nan
-    (path,) = figures.draw(dataset, [name], tmp_path)
+    (path,) = figures.draw(whole, [name], tmp_path)
     assert path.stat().st_size > 10_000
 
 
@@ -114,3 +115,61 @@ def test_the_learning_order_figure_shows_the_means(dataset):
     axes = figures.learning_order(dataset).axes
     np.testing.assert_allclose(axes[0].lines[0].get_ydata(), [0, 0, 0, -0.6, -0.8])
     assert axes[0].get_legend_handles_labels()[1] == ["0.2", "0.1"]
+
+
+@pytest.fixture
+def patched():
+    """Two seeds, two arms: the large rate learns images first, the small one the patch."""
+    clean = np.array([[[0.1, 0.4, 0.5, 0.7, 0.7], [0.1, 0.2, 0.3, 0.4, 0.4]]] * 2)
+    patch = np.array([[[0.1, 0.1, 0.1, 0.4, 0.9], [0.1, 0.6, 0.9, 0.9, 0.9]]] * 2)
+    clean[1] += 0.02
+    curves = ("seed", "arm", "epoch")
+    names = ("train_loss", "train_accuracy", "clean_accuracy", "mixed_accuracy")
+    variables = {
+        **{name: (curves, clean.copy()) for name in names},
+        "patch_accuracy": (curves, patch),
+        "step": (curves, np.zeros((2, 2, 5))),
+        "annealed_at": (("seed", "arm"), np.array([[2.0, np.nan]] * 2)),
+        "status": (("seed", "arm"), np.full((2, 2), Status.COMPLETED.value)),
+    }
+    coords = {
+        "seed": [0, 1],
+        "arm": ["large", "small"],
+        "eta_init": ("arm", [0.1, 0.004]),
+        "epoch": np.arange(5.0),
+    }
+    return xr.Dataset(variables, coords, {"problem": "patch_cifar", "dataset": "procedural"})
+
+
+def test_the_learning_order_index_is_clean_accuracy_when_the_patch_is_half_known(patched):
+    index, epoch = results.order_index(patched)
+    np.testing.assert_array_equal(epoch, [[4, 1]] * 2)
+    np.testing.assert_allclose(index, [[0.7, 0.2], [0.72, 0.22]])
+    patched["patch_accuracy"][0, 0] = 0.5  # never above
+    index, epoch = results.order_index(patched)
+    assert np.isnan(epoch[0, 0])
+    assert np.isnan(index[0, 0])
+
+
+def test_before_annealing_is_one_time_for_all_members(patched):
+    before = results.before_annealing(patched, "patch_accuracy")
+    np.testing.assert_allclose(before, [[0.1, 0.9]] * 2)
+    patched["annealed_at"][:] = np.nan
+    np.testing.assert_allclose(results.before_annealing(patched, "patch_accuracy"), 0.9)
+
+
+def test_the_accuracy_table(patched):
+    table = results.accuracy_table(patched)
+    assert "not CIFAR-10" in table.title
+    large, small = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert (large["arm"], small["arm"]) == ("large", "small")
+    assert (large["annealed at"], small["annealed at"]) == ("2.0 +- 0.0", "-")
+    assert small["patch % before annealing"] == "90.0 +- 0.0"
+    assert small["clean % then"] == "21.0 +- 1.0"
+    assert large["final clean %"] == "71.0 +- 1.0"
+
+
+def test_the_accuracy_table_without_patches(patched):
+    plain = patched.drop_vars(["patch_accuracy", "mixed_accuracy"])
+    columns = results.accuracy_table(plain).columns
+    assert columns == ("arm", "annealed at", "final clean %", "final train loss", "diverged")

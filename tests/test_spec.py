@@ -40,7 +40,10 @@ def test_the_difference_names_the_fields(tiny):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"problem": "three_layer"}, "config.problem = 'three_layer': must be one of two_layer"),
+        (
+            {"problem": "three_layer"},
+            "config.problem = 'three_layer': must be one of patch_cifar, two_layer",
+        ),
         ({"problem": None}, "config.problem"),
         ({"widht": 3}, "config.widht: problem 'two_layer' has no such field"),
         ({"m_v": -4}, "config.m_v = -4: must be a whole number from 1"),

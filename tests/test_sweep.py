@@ -7,7 +7,7 @@ import pytest
 import toy
 
 from lr_order_jax import algorithm, engine, spec, sweep
-from lr_order_jax.algorithm import Status
+from lr_order_jax.algorithm import Status, TrainState
 from lr_order_jax.fields import ConfigError
 
 RATES = (0.2, 0.1, 0.05)
@@ -18,20 +18,32 @@ def problem(tiny):
     return spec.parse(tiny(eta_init=RATES, eta_2=(0.05,), r=0.4, flow_time_1=2.0, n=60)).problem
 
 
+WAYS = [
+    (driving, mapping)
+    for driving in ("scan", "dispatch")
+    for mapping in ("vmap", "map", "unroll", "loop")
+]
+
+
 def start(problem, seeds=(0, 1)):
     grid = sweep.make_grid(problem, seeds, ())
-    return grid, algorithm.on_device(grid.hypers), sweep.init_state(problem, grid)
+    return grid, jax.tree.map(np.array, sweep.init_state(problem, grid))
+
+
+def fetch(members):
+    return TrainState(*(members.fetch(name) for name in TrainState._fields))
 
 
 def run(problem, steps, driving="scan", mapping="vmap", chunks=None, change=lambda s: s):
-    grid, hypers, state = start(problem)
-    advance = sweep.make_advance(problem, driving, mapping)
-    state, t = change(state), 0
+    grid, state = start(problem)
+    members = sweep.place_members(problem, grid, driving, mapping)
+    members.put(change(state), range(grid.shape[1]))
+    t = 0
     for count in chunks or (steps,):
-        state = advance(grid.data, hypers, state, grid.keys, t, count)
+        members.advance(t, count)
         t += count
     assert t == steps
-    return jax.tree.map(np.asarray, state)
+    return fetch(members)
 
 
 def assert_equal(a, b):
@@ -88,8 +100,8 @@ def test_a_repeated_value_is_refused_but_not_a_repeated_zipped_field():
 
 
 def test_members_of_a_seed_share_data_and_initial_weights(problem):
-    grid, _, state = start(problem)
-    assert grid.data.train.x1.shape[0] == 2  # one data set a seed
+    grid, state = start(problem)
+    assert grid.data.own.train.x1.shape[0] == 2  # one data set a seed
     w = np.asarray(state.params["W"])
     assert w.shape[:2] == (2, 3)
     np.testing.assert_array_equal(w[:, 0], w[:, 2])
@@ -97,9 +109,9 @@ def test_members_of_a_seed_share_data_and_initial_weights(problem):
 
 
 def test_a_seed_has_the_same_data_and_weights_in_any_company(problem):
-    alone, _, state_alone = start(problem, seeds=(1,))
-    among, _, state_among = start(problem, seeds=(5, 1, 0))
-    assert_equal(alone.data.train.x1[0], among.data.train.x1[1])
+    alone, state_alone = start(problem, seeds=(1,))
+    among, state_among = start(problem, seeds=(5, 1, 0))
+    assert_equal(alone.data.own.train.x1[0], among.data.own.train.x1[1])
     assert_equal(state_alone.params["W"][0], state_among.params["W"][1])
 
 
@@ -112,8 +124,7 @@ def test_chunk_length_is_irrelevant_bitwise(problem):
     assert_equal(whole, run(problem, 60, chunks=(59, 1)))
 
 
-@pytest.mark.parametrize("driving", ["scan", "dispatch"])
-@pytest.mark.parametrize("mapping", ["vmap", "map", "unroll"])
+@pytest.mark.parametrize(("driving", "mapping"), WAYS)
 def test_driving_and_mapping_change_rounding_at_most(problem, driving, mapping):
     """float32 sums in another order: relative 1e-5 after 60 steps of a net that is not chaotic."""
     plain = run(problem, 60)
@@ -123,14 +134,16 @@ def test_driving_and_mapping_change_rounding_at_most(problem, driving, mapping):
 
 
 def test_mapped_members_equal_single_runs(problem):
-    grid, hypers, state = start(problem)
+    grid, state = start(problem)
+    hypers = algorithm.on_device(grid.hypers)
     together = run(problem, 60)
-    step = jax.jit(lambda d, h, s, t, k: engine.train_step(problem, d, h, s, t, k)[0])
+    size = problem.batch_sizes[0]
+    step = jax.jit(lambda d, h, s, t, k: engine.train_step(problem, d, h, s, t, k, size)[0])
     for s in range(2):
+        data = sweep.data_of_seed(grid.data, s)
         for h in range(len(RATES)):
             pick = lambda leaf, s=s, h=h: leaf[s, h]  # noqa: E731
             single = jax.tree.map(pick, state)
-            data = jax.tree.map(lambda leaf, s=s: leaf[s], grid.data)
             member_hypers = jax.tree.map(pick, hypers)
             for t in range(60):
                 single = step(data, member_hypers, single, jnp.int32(t), grid.keys[s])
@@ -140,28 +153,38 @@ def test_mapped_members_equal_single_runs(problem):
             )
 
 
-def test_new_values_do_not_retrace():
+@pytest.mark.parametrize(("driving", "mapping"), WAYS)
+def test_chunks_of_any_length_agree_bitwise_in_every_way(problem, driving, mapping):
+    whole = run(problem, 9, driving, mapping)
+    assert_equal(whole, run(problem, 9, driving, mapping, chunks=(0, 1, 5, 0, 3)))
+
+
+@pytest.mark.parametrize("mapping", ["vmap", "loop"])
+def test_new_values_do_not_retrace(mapping):
     problem = toy.make(eta=(0.1, 0.2), lam=(0.0,))
-    advance = sweep.make_advance(problem, "scan", "vmap")
+    grid, state = start(problem)
+    members = sweep.place_members(problem, grid, "scan", mapping)
     traces = set()
-    for eta, lam, steps in (((0.1, 0.2), 0.0, 3), ((0.3, 0.01), 0.1, 5), ((1.0, 2.0), 0.2, 8)):
-        values = toy.make(eta=eta, lam=(lam,), traces=problem.traces)
-        grid, hypers, state = start(values, seeds=(4, int(steps)))
-        advance(grid.data, hypers, state, grid.keys, steps, steps)
+    for eta, lam, steps in ((0.1, 0.0, 3), (0.3, 0.1, 5), (1.0, 0.2, 8)):
+        values = toy.make(eta=(eta, 2 * eta), lam=(lam,), traces=problem.traces)
+        grid.hypers.rates[:] = sweep.make_grid(values, (4, 5), ()).hypers.rates
+        grid.hypers.weight_decay[:] = lam
+        members.put(state, range(2))
+        members.advance(steps, steps)
         traces.add(problem.traces.count)
     assert len(traces) == 1
     assert traces.pop() > 0
 
 
-@pytest.mark.parametrize("mapping", ["vmap", "map", "unroll"])
+@pytest.mark.parametrize("mapping", ["vmap", "map", "unroll", "loop"])
 def test_a_nan_member_ends_alone(problem, mapping):
     """Members (0, 1) and (1, 2) get weights that are not finite; no other changes by a bit."""
 
     def spoil(state):
-        w = state.params["W"].at[0, 1, 0, 0].set(jnp.nan)
-        z = state.params["V"]["z"].at[1, 2, 0].set(jnp.inf)
-        v = state.params["V"] | {"z": z}
-        return state._replace(params=state.params | {"W": w, "V": v})
+        spoiled = jax.tree.map(np.copy, state)
+        spoiled.params["W"][0, 1, 0, 0] = np.nan
+        spoiled.params["V"]["z"][1, 2, 0] = np.inf
+        return spoiled
 
     clean, spoiled = (
         run(problem, 30, mapping=mapping),
@@ -174,25 +197,41 @@ def test_a_nan_member_ends_alone(problem, mapping):
     assert_equal(*(jax.tree.map(lambda leaf: leaf[~bad], s) for s in (clean, spoiled)))
 
 
-def test_measure_evaluates_the_due_members_alone(problem):
-    grid, _, state = start(problem)
-    measure = sweep.make_measure(problem)
-    everyone = measure(grid.data, state, np.ones((2, 3), bool))
+@pytest.mark.parametrize(("driving", "mapping"), WAYS)
+def test_measure_evaluates_the_due_members_alone(problem, driving, mapping):
+    grid, state = start(problem)
+    members = sweep.place_members(problem, grid, driving, mapping)
+    members.put(state, range(3))
+    everyone = members.measure(np.ones((2, 3), bool))
     due = np.array([[False, True, False], [True, False, True]])
-    some = measure(grid.data, state, due)
+    some = members.measure(due)
     for name in problem.variables:
         assert np.isfinite(everyone[name]).all()
         np.testing.assert_array_equal(some[name][due], everyone[name][due])
         assert np.isnan(some[name][~due]).all()
 
 
-def test_dropping_columns_leaves_the_others_bit_identical(problem):
-    grid, hypers, state = start(problem)
-    advance = sweep.make_advance(problem, "scan", "vmap")
-    after = advance(grid.data, hypers, state, grid.keys, 0, 20)
-    host = jax.tree.map(np.asarray, after)
-    whole = advance(grid.data, hypers, after, grid.keys, 20, 20)
-    two = jax.device_put(sweep.take_columns(host, [0, 2]))
-    two_hypers = sweep.take_columns(hypers, [0, 2])
-    rest = advance(grid.data, two_hypers, two, grid.keys, 20, 20)
-    assert_equal(sweep.take_columns(whole, [0, 2]), jax.tree.map(np.asarray, rest))
+def test_evaluation_is_the_same_in_every_way(problem):
+    grid, state = start(problem)
+    values = []
+    for driving, mapping in WAYS:
+        members = sweep.place_members(problem, grid, driving, mapping)
+        members.put(state, range(3))
+        values.append(members.measure(np.ones((2, 3), bool)))
+    for other in values[1:]:
+        for name in problem.variables:
+            np.testing.assert_allclose(other[name], values[0][name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mapping", ["vmap", "unroll", "loop"])
+def test_dropping_columns_leaves_the_others_bit_identical(problem, mapping):
+    grid, state = start(problem)
+    members = sweep.place_members(problem, grid, "scan", mapping)
+    members.put(state, range(3))
+    members.advance(0, 20)
+    host = fetch(members)
+    members.advance(20, 20)
+    whole = fetch(members)
+    members.put(host, [0, 2])
+    members.advance(20, 20)
+    assert_equal(sweep.take_columns(whole, [0, 2]), fetch(members))

@@ -10,6 +10,7 @@ import pytest
 from lr_order_jax import engine, spec
 from lr_order_jax.algorithm import NEVER
 from lr_order_jax.fields import ConfigError
+from lr_order_jax.problem import Data
 from lr_order_jax.problems import synthetic
 
 N, D, GAMMA0, A = 20_000, 12, 0.3, 5.0
@@ -99,7 +100,7 @@ def test_geometry():
 
 def test_test_examples_are_apart_from_training_ones(tiny):
     problem = spec.parse(tiny(p0=0.0, q0=0.0)).problem
-    data = problem.make_data(engine.stream_key(engine.seed_key(0), engine.Stream.DATA))
+    data = problem.make_data(engine.stream_key(engine.seed_key(0), engine.Stream.DATA), ())
     assert not np.isin(np.asarray(data.train.x1)[:, 0], np.asarray(data.test.x1)[:, 0]).any()
 
 
@@ -107,14 +108,14 @@ def member(tiny, data=None, **changes):
     values = tiny(**changes)
     problem = spec.parse(values).problem
     if data is None:
-        data = problem.make_data(jax.random.key(0))
+        data = problem.make_data(jax.random.key(0), ())
     section = problem.fields
     picked = {
         name: (getattr(section, name) or (None,))[0]
         for name in ("eta_init", "eta_2", "noise_scale", "lam", "tau_xi", "epsilon_1", "epsilon_2")
     }
     picked["anneal_step"] = (section.anneal_step or (None,))[0]
-    return problem.hypers(picked, data), data
+    return problem.hypers(picked, Data((), data)), data
 
 
 def test_algorithm_1_anneals_at_flow_time_1(tiny):

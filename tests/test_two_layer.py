@@ -8,16 +8,17 @@ from scipy import stats
 
 from lr_order_jax import algorithm, engine, spec, sweep
 from lr_order_jax.engine import Stream
+from lr_order_jax.problem import Data
 from lr_order_jax.problems import synthetic
 
 
 def build(tiny, **changes):
     problem = spec.parse(tiny(**changes)).problem
     key = engine.seed_key(3)
-    data = problem.make_data(engine.stream_key(key, Stream.DATA))
+    data = problem.make_data(engine.stream_key(key, Stream.DATA), ())
     model = problem.init(engine.stream_key(key, Stream.INIT))
     members = sweep.make_members(sweep.make_axes(problem.fields, ()))
-    hypers = algorithm.on_device(problem.hypers(members[0], data))
+    hypers = algorithm.on_device(problem.hypers(members[0], Data((), data)))
     return problem, key, data, model, hypers
 
 
@@ -45,7 +46,9 @@ def test_golden_step_against_numpy(tiny):
     """If this fails after a deliberate change of the update rule, change the formula above too."""
     problem, key, data, model, hypers = build(tiny, v_representation="ambient", lam=(0.05,))
     state = algorithm.init_state(hypers, *model)
-    after, info = engine.train_step(problem, data, hypers, state, jnp.int32(5), key)
+    after, info = engine.train_step(
+        problem, Data((), data), hypers, state, jnp.int32(5), key, problem.batch_sizes[0]
+    )
     xi = algorithm.gradient_noise(engine.stream_key(key, Stream.GRADIENT_NOISE, 5), model.params)
     directions = np.asarray(data.directions, np.float64)
     loss, wanted = plain_numpy_step(data, model, hypers, xi, directions)
@@ -76,8 +79,8 @@ def test_planar_v_follows_ambient_v_with_the_same_draws(tiny):
     grads = {"ambient": grad(ambient), "planar": grad(planar)}
     for t in range(40):
         xi = algorithm.gradient_noise(engine.stream_key(key, Stream.GRADIENT_NOISE, t), big.params)
-        (loss_a, _), g_a = grads["ambient"](big.params, big.stats, data, key)
-        (loss_p, _), g_p = grads["planar"](small.params, small.stats, data, key)
+        (loss_a, _), g_a = grads["ambient"](big.params, big.stats, data, None, key)
+        (loss_p, _), g_p = grads["planar"](small.params, small.stats, data, None, key)
         assert float(loss_a) == pytest.approx(float(loss_p), rel=1e-5)
         big = algorithm.transition(hypers, big, loss_a, g_a, big.stats, xi)
         xi_planar = projected(data, xi, r)
@@ -102,22 +105,13 @@ def final_second_differences(tiny, representation, seeds):
     )  # fmt: skip
     problem = spec.parse(values).problem
     grid = sweep.make_grid(problem, seeds, ())
-    advance = sweep.make_advance(problem, "scan", "vmap")
-    state = advance(
-        grid.data,
-        algorithm.on_device(grid.hypers),
-        sweep.init_state(problem, grid),
-        grid.keys,
-        0,
-        60,
+    members = sweep.place_members(problem, grid, "scan", "vmap")
+    members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(1))
+    members.advance(0, 60)
+    g = jax.vmap(problem.g)(
+        *(jax.tree.map(lambda leaf: leaf[:, 0], members.fetch(n)) for n in ("params", "stats")),
+        grid.data.own.directions,
     )
-    g = jax.vmap(
-        lambda data, params, stats: problem.g(
-            jax.tree.map(lambda leaf: leaf[0], params),
-            jax.tree.map(lambda leaf: leaf[0], stats),
-            data.directions,
-        )
-    )(grid.data, state.params, state.stats)
     return np.asarray(g[:, 1] + g[:, 2] - 2 * g[:, 0]), np.asarray(g[:, 0])
 
 
@@ -135,7 +129,7 @@ def test_the_loss_is_that_of_r_plus_g(tiny):
     r, g = problem.outputs(model.params, model.stats, data.train, data.directions)
     f = np.asarray(r, np.float64) + np.asarray(g, np.float64)
     wanted = np.mean(np.log1p(np.exp(-np.asarray(data.train.y) * f)))
-    loss, _ = problem.loss(model.params, model.stats, data, key)
+    loss, _ = problem.loss(model.params, model.stats, data, None, key)
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
 
 
@@ -143,7 +137,8 @@ def test_the_loss_is_that_of_r_plus_g(tiny):
 def test_evaluation_against_numpy(tiny, representation):
     changes = {"n": 40, "num_test": 300, "v_representation": representation}
     problem, _, data, model, _ = build(tiny, **changes)
-    out = {k: float(v) for k, v in engine.evaluate(problem, data, model).items()}
+    evaluate = engine.make_evaluate(problem, "scan")
+    out = {k: float(v) for k, v in evaluate(Data((), data), None, model).items()}
     w, v = np.asarray(model.stats["w"]), np.asarray(model.stats["v"])
     big_w, r = np.asarray(model.params["W"]), problem.fields.r
     if representation == "planar":

@@ -13,7 +13,7 @@ import numpy as np
 
 from lr_order_jax import fields
 from lr_order_jax.algorithm import NEVER, Hypers
-from lr_order_jax.problem import Model, Variable
+from lr_order_jax.problem import Model, Variable, Ways
 
 SIZE = 2000
 
@@ -34,7 +34,10 @@ class Toy:
     traces: Any = dataclasses.field(default_factory=lambda: types.SimpleNamespace(count=0))
 
     clock = "flow_time"
+    ways = {"cpu": Ways("scan", "vmap")}  # noqa: RUF012
     variables = {"mean": Variable("mean weight")}  # noqa: RUF012
+    batch_sizes = (1,)
+    num_evaluation_batches = 1
     table, figures = "none", ()
 
     def horizon(self):
@@ -43,7 +46,10 @@ class Toy:
     def time_per_step(self, hypers):
         return hypers.rates
 
-    def make_data(self, key):
+    def load(self):
+        return ()
+
+    def make_data(self, key, shared):
         return jnp.float32(0)
 
     def init(self, key):
@@ -63,20 +69,17 @@ class Toy:
             tau_xi=np.float64(self.tau_xi),
         )
 
-    def batch(self, data, key, step):
-        return data
+    def batch(self, data, task, key, step, size):
+        return data.own
 
-    def loss(self, params, stats, batch, key):
+    def loss(self, params, stats, batch, noise_level, key):
         self.traces.count += 1  # counts tracings, not calls
         return self.level + 0.0 * jnp.sum(params["a"]), stats
 
-    def evaluation_batches(self, data):
-        return data[None]
-
-    def evaluate(self, model, batch):
+    def evaluate(self, data, task, model, index):
         return jnp.float32(0)
 
-    def summarize(self, data, model, sums):
+    def summarize(self, data, task, model, sums):
         return {"mean": jnp.mean(model.params["a"])}
 
 

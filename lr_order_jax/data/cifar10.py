@@ -9,25 +9,14 @@ import hashlib
 import io
 import os
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 
+from lr_order_jax.data.images import CLASSES, SIDE, Images
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.progress import say
 
-CLASSES = 10
-SIDE = 32
 SIZES = {"train": 50_000, "test": 10_000}
-
-
-class Images(NamedTuple):
-    """A data set: (n, 32, 32, 3) uint8 images and (n,) uint8 labels, train and test."""
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
 
 
 def cache_file() -> pathlib.Path:
@@ -56,7 +45,8 @@ def load(data_dir: str | None, cache: pathlib.Path | None = None) -> Images:
     if not list(folder.glob("cifar10/*/dataset_info.json")):
         raise ConfigError(
             f"config.data_dir = {str(folder)!r}: holds no prepared cifar10, nor is there {cache}; "
-            "prepare it by `tfds build cifar10 --file_format=array_record --data_dir=DIR`"
+            "prepare it by `tfds build cifar10 --file_format=array_record --data_dir=DIR`, or take "
+            "the stand-in, --config.dataset=procedural"
         )
     images = _read_tfds(folder)
     try:

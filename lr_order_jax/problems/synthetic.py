@@ -42,7 +42,7 @@ class Examples(NamedTuple):
     group: jax.Array  # (n,) int32: index into GROUPS
 
 
-class Data(NamedTuple):
+class Sample(NamedTuple):
     """The data of one seed."""
 
     train: Examples
@@ -200,7 +200,7 @@ def resolve(section: Any) -> Any:
     return dataclasses.replace(section, eta_1=eta_1, gamma0=gamma0)
 
 
-def make_data(section: SyntheticFields, key) -> Data:
+def make_data(section: SyntheticFields, key) -> Sample:
     """Training and test examples of one seed. Test examples are drawn apart from training ones."""
     key_geometry, key_groups, key_train, key_test = jax.random.split(key, 4)
     w_star, directions = sample_geometry(key_geometry, section.d, section.r)
@@ -209,11 +209,11 @@ def make_data(section: SyntheticFields, key) -> Data:
     train = sample_examples(key_train, section.n, groups, *law)
     both = jnp.full(section.num_test, 2, jnp.int32)
     test = sample_examples(key_test, section.num_test, both, *law)
-    return Data(train, test, w_star, directions)
+    return Sample(train, test, w_star, directions)
 
 
 def schedule(
-    section: SyntheticFields, values: Mapping[str, Any], data: Data, tau_xi: Any
+    section: SyntheticFields, values: Mapping[str, Any], data: Sample, tau_xi: Any
 ) -> Hypers:
     """Hyperparameters of one member (host arrays): Algorithm 1, or 2 if eta_init = eta_2.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lr_order_jax import fields
 from lr_order_jax.algorithm import stationary_tau_xi
 from lr_order_jax.models import two_layer as net
-from lr_order_jax.problem import Model
+from lr_order_jax.problem import Model, Ways
 from lr_order_jax.problems import synthetic
 
 
@@ -20,6 +20,8 @@ class TwoLayer:
     fields: Any
 
     clock = "flow_time"
+    ways = {"cpu": Ways("scan", "vmap")}  # noqa: RUF012
+    num_evaluation_batches = 1
     variables = synthetic.VARIABLES
     table = "learning_order"
     figures = ("learning_order", "error_against_rate")
@@ -44,7 +46,15 @@ class TwoLayer:
     def time_per_step(self, hypers):
         return hypers.rates
 
-    def make_data(self, key) -> synthetic.Data:
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Full batch: the noise of (3.2) stands for that of minibatches."""
+        return (self.fields.n,)
+
+    def load(self) -> tuple[()]:
+        return ()
+
+    def make_data(self, key, shared) -> synthetic.Sample:
         return synthetic.make_data(self.fields, key)
 
     def init(self, key) -> Model:
@@ -65,9 +75,14 @@ class TwoLayer:
             },
         )
 
-    def tau_xi(self, values) -> dict[str, float]:
-        """Noise deviation a block: Assumption 3.1 at eta_1 unless set, times noise_scale."""
+    def tau_xi(self, values) -> dict[str, float] | None:
+        """Noise deviation a block: Assumption 3.1 at eta_1 unless set, times noise_scale.
+
+        None, so that no noise is drawn at all, if no member of the sweep has any.
+        """
         c = self.fields
+        if max(c.noise_scale) == 0:
+            return None
 
         def block(tau_0):
             if values["tau_xi"] is not None:
@@ -77,7 +92,7 @@ class TwoLayer:
         return {"W": block(c.tau0_w), "V": block(c.tau0_v)}
 
     def hypers(self, values, data):
-        return synthetic.schedule(self.fields, values, data, self.tau_xi(values))
+        return synthetic.schedule(self.fields, values, data.own, self.tau_xi(values))
 
     def r(self, params, stats, x1):
         """The network's output on the P block, (3.6): (n, d) -> (n,)."""
@@ -99,26 +114,23 @@ class TwoLayer:
         r = self.r(params, stats, examples.x1)
         return r, net.product(examples.q_coefficients, g3)
 
-    def batch(self, data, key, step):
-        """Full batch: the noise of (3.2) stands for that of minibatches."""
-        return data
+    def batch(self, data, task, key, step, size):
+        return data.own
 
-    def loss(self, params, stats, batch, key):
+    def loss(self, params, stats, batch, noise_level, key):
         """L(U), the mean logistic loss of f = r + g over the training examples."""
         r, g = self.outputs(params, stats, batch.train, batch.directions)
         return jnp.mean(synthetic.logistic_loss(r + g, batch.train.y)), stats
 
-    def evaluation_batches(self, data):
-        return jax.tree.map(lambda leaf: leaf[None], data)
-
-    def evaluate(self, model, batch):
-        r, g = self.outputs(model.params, model.stats, batch.train, batch.directions)
-        loss, count = synthetic.group_loss_sums(r + g, batch.train)
-        r, g = self.outputs(model.params, model.stats, batch.test, batch.directions)
-        wrong = synthetic.count_errors(r, g, batch.test.y)
-        num_test = jnp.float32(batch.test.y.shape[0])
+    def evaluate(self, data, task, model, index):
+        own = data.own
+        r, g = self.outputs(model.params, model.stats, own.train, own.directions)
+        loss, count = synthetic.group_loss_sums(r + g, own.train)
+        r, g = self.outputs(model.params, model.stats, own.test, own.directions)
+        wrong = synthetic.count_errors(r, g, own.test.y)
+        num_test = jnp.float32(own.test.y.shape[0])
         return {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}
 
-    def summarize(self, data, model, sums):
-        g3 = self.g(model.params, model.stats, data.directions)
+    def summarize(self, data, task, model, sums):
+        g3 = self.g(model.params, model.stats, data.own.directions)
         return synthetic.summarize(self.fields, sums, g3)
