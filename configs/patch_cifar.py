@@ -49,6 +49,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.data_dir = config_dict.placeholder(str)  # of TFDS; unset: $TFDS_DATA_DIR
     c.num_train = 50_000  # the first so many training images
     c.num_test = 10_000  # images of each group that are evaluated at a record
+    c.record_examples = "no"  # "yes": which training images are right at each record
     c.side = 32  # images are averaged down to so many pixels a side
     c.augmentation = "none"  # or "crop_flip"
 

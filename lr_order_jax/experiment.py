@@ -86,7 +86,7 @@ class _Run:
             del told["activation_noise"]
         self.variables = {**self.problem.variables, **told}
         shape = self.grid.shape
-        self.history = results.blank_history(list(self.variables), (*shape, len(self.time)))
+        self.history = results.blank_history(self.variables, (*shape, len(self.time)))
         self.next_record = np.zeros(shape, np.int64)  # first point of the grid not yet recorded
         self.step = self.target = 0  # present step, step of the next event
         self.metrics_bytes = 0  # length of metrics.jsonl that belongs to this state
@@ -205,11 +205,12 @@ class _Run:
             self.metrics_bytes = file.tell()
 
     def metrics_line(self, s: int, h: int, t: int) -> str:
-        """The line of metrics.jsonl of one member at one point of the time grid."""
+        """The line of metrics.jsonl of one member at one point of time: what is one number."""
         line: dict[str, Any] = {"seed": self.grid.seeds[s]}
         line |= {f: self.grid.members[h][f] for axis in self.grid.axes for f in axis.values}
         line[self.problem.clock] = float(self.time[t])
-        point = {name: float(values[s, h, t]) for name, values in self.history.items()}
+        numbers = [name for name, variable in self.variables.items() if not variable.over]
+        point = {name: float(self.history[name][s, h, t]) for name in numbers}
         line |= {name: v if np.isfinite(v) else None for name, v in point.items()}
         return json.dumps(line | {"step": int(point["step"])}) + "\n"
 

@@ -27,10 +27,19 @@ class Model(NamedTuple):
 
 
 class Variable(NamedTuple):
-    """Attributes of a variable of `results.nc`."""
+    """A variable of `results.nc`: one number a member and point of time, or an array of them."""
 
     long_name: str
     units: str = "1"
+    over: tuple[tuple[str, int], ...] = ()  # dimensions after that of time: name and size of each
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(size for _, size in self.over)
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        return {"long_name": self.long_name, "units": self.units}
 
 
 class Data(NamedTuple):
@@ -144,7 +153,8 @@ class Problem(Protocol):
         ...
 
     def summarize(self, data: Data, task: PyTree, model: Model, sums: PyTree) -> dict[str, Any]:
-        """Scalars named as in `variables`, from the sums over all batches and the model itself."""
+        """Values named and shaped as in `variables`, from the sums over all batches and the model
+        itself."""
         ...
 
 

@@ -36,9 +36,9 @@ HOST_VARIABLES = {  # what the host loop knows without an evaluation
 }
 
 
-def blank_history(names: Sequence[str], shape: Sequence[int]) -> dict[str, np.ndarray]:
-    """Records not yet made: one float64 array of NaN a variable, (S, H, points of time)."""
-    return {name: np.full(tuple(shape), np.nan) for name in names}
+def blank_history(variables: Mapping[str, Variable], shape: Sequence[int]) -> dict[str, np.ndarray]:
+    """Records not yet made: a float64 array of NaN a variable, (S, H, points of time, ...)."""
+    return {name: np.full((*shape, *v.shape), np.nan) for name, v in variables.items()}
 
 
 def make_dataset(
@@ -58,7 +58,7 @@ def make_dataset(
     Args:
       what: what was computed, stored as JSON in the attribute `config`.
       variables: those recorded at each point of time.
-      history: (S, H, T) arrays by variable name.
+      history: (S, H, T, ...) arrays by variable name.
       status: (S, H) values of `Status`.
       member_times: (S, H) arrays by the names in MEMBER_VARIABLES.
     """
@@ -74,12 +74,13 @@ def make_dataset(
             coords[field] = (axis.name, np.asarray(values), field_attributes)
     arrays: dict[str, Any] = {}
     for name, variable in variables.items():
-        shaped = history[name].reshape(*grid, len(time))
-        arrays[name] = ([*member_dims, clock], shaped, variable._asdict())
+        shaped = history[name].reshape(*grid, len(time), *variable.shape)
+        dims = [*member_dims, clock, *(dim for dim, _ in variable.over)]
+        arrays[name] = (dims, shaped, variable.attributes)
     for name, variable in MEMBER_VARIABLES.items():
         units = {"units": TIME_UNITS[clock]}
         shaped = member_times[name].reshape(grid)
-        arrays[name] = (member_dims, shaped, variable._asdict() | units)
+        arrays[name] = (member_dims, shaped, variable.attributes | units)
     flags: dict[str, Any] = {
         "long_name": "state of the member",
         "units": "1",
@@ -280,6 +281,15 @@ def order_index(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     clock = clock_of(dataset)
     epoch = dataset[clock].where(passed).min(clock)
     return dataset["clean_accuracy"].where(dataset[clock] == epoch).max(clock), epoch
+
+
+def first_learned(dataset: xr.Dataset) -> xr.DataArray:
+    """Time of the first record at which each training example was right; NaN if it never was.
+
+    For runs with `record_examples`; dimensions seed, those of the axes, `example`.
+    """
+    clock = clock_of(dataset)
+    return dataset[clock].where(dataset["train_right"] == 1).min(clock)
 
 
 def before_annealing(dataset: xr.Dataset, name: str) -> xr.DataArray:

@@ -178,7 +178,7 @@ class Stacked:
         in_a_loop = jax.jit(self._measure_in_a_loop)
         self._measure: Callable = in_a_loop if driving == "scan" else self._measure_in_turn
         self._pick = jax.jit(lambda tree, s, h: jax.tree.map(lambda leaf: leaf[s, h], tree))
-        self._names = list(problem.variables)
+        self._shapes = {name: v.shape for name, v in problem.variables.items()}
 
     def put(self, state: TrainState, columns: Sequence[int]) -> None:
         """Puts these columns of a host state, and no others, on the device."""
@@ -202,7 +202,7 @@ class Stacked:
         depend on which others are due.
 
         Returns:
-          {variable: (S, C) array, NaN where not due}.
+          {variable: (S, C, ...) array, NaN where not due}.
         """
         order = np.argsort(~due, axis=1, kind="stable").astype(np.int32)
         counts = due.sum(axis=1).astype(np.int32)
@@ -220,13 +220,16 @@ class Stacked:
                 values = self._evaluate(Data(data.shared, own), *of_member)
                 return {name: out[name].at[h].set(v) for name, v in values.items()}
 
-            blank = {name: jnp.full(columns.shape, jnp.nan) for name in self._names}
+            blank = {
+                name: jnp.full((*columns.shape, *shape), jnp.nan)
+                for name, shape in self._shapes.items()
+            }
             return jax.lax.fori_loop(0, count, one, blank)
 
         return jax.lax.map(row, (data.own, (task, model), order, counts))
 
     def _measure_in_turn(self, data, task, model, order, counts):
-        out = {name: np.full(order.shape, np.nan) for name in self._names}
+        out = _blank(self._shapes, order.shape)
         for s, (columns, count) in enumerate(zip(order, counts, strict=True)):
             for h in columns[:count]:
                 of_member = self._pick((task, model), jnp.int32(s), jnp.int32(h))
@@ -234,6 +237,10 @@ class Stacked:
                 for name, value in values.items():
                     out[name][s, h] = value
         return out
+
+
+def _blank(shapes: Mapping[str, tuple], members: tuple[int, ...]) -> dict[str, np.ndarray]:
+    return {name: np.full((*members, *shape), np.nan) for name, shape in shapes.items()}
 
 
 def mapped_step(problem: Problem, mapping: str) -> Callable:
@@ -284,7 +291,7 @@ class Apart:
         self._advance = engine.drive(step, driving, problem.batch_sizes)
         evaluate = engine.make_evaluate(problem, driving)
         self._evaluate = jax.jit(evaluate) if driving == "scan" else evaluate
-        self._names = list(problem.variables)
+        self._shapes = {name: v.shape for name, v in problem.variables.items()}
 
     def put(self, state: TrainState, columns: Sequence[int]) -> None:
         hypers = algorithm.on_device(self._grid.hypers)
@@ -315,7 +322,7 @@ class Apart:
                         return
 
     def measure(self, due: np.ndarray) -> dict[str, np.ndarray]:
-        out = {name: np.full(due.shape, np.nan) for name in self._names}
+        out = _blank(self._shapes, due.shape)
         for s, h in np.argwhere(due):
             model = Model(self._state[s][h].params, self._state[s][h].stats)
             values = self._evaluate(self._data[s], self._hypers[s][h].task, model)

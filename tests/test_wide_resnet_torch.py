@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from lr_order_jax import algorithm
 from lr_order_jax.models.wide_resnet import WideResNet
 
 torch = pytest.importorskip("torch", reason="parity needs PyTorch, which is not installed")
@@ -133,12 +134,8 @@ def test_logits_gradients_statistics_and_three_sgd_steps_equal_torch():
         assert_close(grads, from_torch(net, lambda t: t if t.grad is None else t.grad), "gradient")
         assert_close(stats, stats_from_torch(net), "statistics")
         optimiser.step()
-        # weight decay -> momentum -> rate outside the buffer
-        grads = jax.tree.map(lambda g, u: g + 5e-4 * u, grads, params)
-        velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, grads)
-        params = jax.tree.map(
-            lambda u, g, v, r=rate: u - r * (g + 0.9 * v), params, grads, velocity
-        )
+        numbers = (jnp.float32(number) for number in (rate, 5e-4, 0.9))
+        params, velocity = algorithm.nesterov_step(params, velocity, grads, *numbers)
         assert_close(params, from_torch(net, lambda t: t), "weights")
     net.eval()
     with torch.no_grad():

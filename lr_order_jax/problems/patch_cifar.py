@@ -104,6 +104,7 @@ class PatchCifar:
         data_dir: str | None = fields.path()
         num_train: int = fields.integer(1)
         num_test: int = fields.integer(1)
+        record_examples: str = fields.choice("no", "yes")
         side: int = fields.integer(8, SIDE)  # images are averaged down to so many pixels a side
         augmentation: str = fields.choice("none", "crop_flip")
         # The patch.
@@ -172,7 +173,12 @@ class PatchCifar:
     @property
     def variables(self) -> Mapping[str, Variable]:
         names = {f"{group}_accuracy" for group in self.groups} | {"train_loss"}
-        return {name: told for name, told in VARIABLES.items() if name in names}
+        numbers = {name: told for name, told in VARIABLES.items() if name in names}
+        if self.fields.record_examples == "no":
+            return numbers
+        told = "1 where a training image is classified rightly, else 0"
+        over = (("example", min(self.fields.num_train, self.fields.num_test)),)
+        return numbers | {"train_right": Variable(told, over=over)}
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -347,14 +353,22 @@ class PatchCifar:
             counted = jnp.where(counts, values.astype(jnp.float32), 0.0)
             return jnp.sum(counted.reshape(len(self.groups), -1), axis=1)
 
-        return {"loss": by_group(losses), "right": by_group(right), "count": by_group(counts)}
+        sums = {"loss": by_group(losses), "right": by_group(right), "count": by_group(counts)}
+        if self.fields.record_examples == "yes":  # each batch adds its own rows
+            rows = index * EVALUATION_BATCH + jnp.arange(EVALUATION_BATCH, dtype=jnp.int32)
+            size = self.variables["train_right"].shape
+            train = right[:EVALUATION_BATCH].astype(jnp.float32)
+            sums["each"] = jnp.zeros(size).at[rows].set(train, mode="drop")
+        return sums
 
     def summarize(self, data, task, model, sums):
         accuracy = sums["right"] / sums["count"]
         train_loss = sums["loss"][0] / sums["count"][0]
-        return {"train_loss": train_loss} | {
-            f"{group}_accuracy": accuracy[i] for i, group in enumerate(self.groups)
-        }
+        values = {f"{group}_accuracy": accuracy[i] for i, group in enumerate(self.groups)}
+        values["train_loss"] = train_loss
+        if self.fields.record_examples == "yes":
+            values["train_right"] = sums["each"]
+        return values
 
 
 def _of_train_set(own: Own, task, index) -> tuple[jax.Array, jax.Array]:
