@@ -1,10 +1,10 @@
-"""The check of the main job tells a run with the effect from one without."""
+"""The check of a config's promise tells a run with the effect from one without."""
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from analysis import main_job
+from analysis import effect
 from lr_order_jax import results
 
 
@@ -21,6 +21,7 @@ def dataset(small_at_40, large_at_40, large_end, errors):
             "status": (("seed", "eta_init"), np.ones((3, 2), int)),
         },
         {"seed": [0, 1, 2], "eta_init": [0.2, 0.1], "flow_time": time},
+        {"problem": "two_layer"},
     )
 
 
@@ -28,7 +29,7 @@ CLEAR = [[0.01, 0.03], [0.02, 0.04], [0.01, 0.035]]
 
 
 def test_the_three_numbers():
-    numbers = [m for _, m, _ in main_job.effect(dataset(-0.6, -0.2, -0.8, CLEAR))]
+    numbers = [p.measured for p in effect.of_sweep(dataset(-0.6, -0.2, -0.8, CLEAR))]
     difference = np.array([0.02, 0.02, 0.025])
     t = difference.mean() / (difference.std(ddof=1) / np.sqrt(3))
     assert numbers == [pytest.approx(3), pytest.approx(4), pytest.approx(t)]
@@ -46,17 +47,54 @@ def test_the_three_numbers():
 )
 def test_exit_status(values, status, tmp_path, capsys):
     results.write_results(dataset(*values), tmp_path / "results.nc")
-    assert main_job.main([str(tmp_path)]) == status
+    assert effect.main([str(tmp_path)]) == status
     assert ("MISSED" in capsys.readouterr().out) == bool(status)
 
 
 def test_results_of_another_shape_are_one_line(tmp_path, capsys):
     early = dataset(-0.6, -0.2, -0.8, CLEAR).isel(flow_time=[0, 2])
     results.write_results(early, tmp_path / "results.nc")
-    assert main_job.main([str(tmp_path)]) == 2
+    assert effect.main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_no_results_is_one_line(tmp_path, capsys):
-    assert main_job.main([str(tmp_path / "none")]) == 2
+    assert effect.main([str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def patched(small_patch, large_clean, large_end):
+    """Two seeds; the second has the smaller differences."""
+    epoch = np.array([0.0, 1.0, 2.0])
+    clean = np.array([[[0.1, large_clean, large_end], [0.1, 0.4, 0.5]]] * 2)
+    patch = np.array([[[0.1, 0.1, 0.9], [0.1, small_patch, 0.9]]] * 2)
+    clean[0, 0] += 0.05
+    patch[0, 1] += 0.05
+    dims = ("seed", "arm", "epoch")
+    return xr.Dataset(
+        {
+            "clean_accuracy": (dims, clean),
+            "patch_accuracy": (dims, patch),
+            "step": (dims, np.zeros((2, 2, 3))),
+            "annealed_at": (("seed", "arm"), np.array([[1.0, np.nan]] * 2)),
+            "status": (("seed", "arm"), np.ones((2, 2), int)),
+        },
+        {"seed": [0, 1], "arm": ["large", "small"], "epoch": epoch},
+        {"problem": "patch_cifar"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ((0.5, 0.5, 0.6), 0),
+        ((0.38, 0.5, 0.6), 1),
+        ((0.5, 0.38, 0.6), 1),
+        ((0.5, 0.5, 0.48), 1),
+        ((np.nan, 0.5, 0.6), 1),
+    ],
+)
+def test_a_run_with_patches_is_judged_by_its_worst_seed(values, status, tmp_path, capsys):
+    results.write_results(patched(*values), tmp_path / "results.nc")
+    assert effect.main([str(tmp_path)]) == status
+    assert ("MISSED" in capsys.readouterr().out) == bool(status)

@@ -1,0 +1,112 @@
+"""Does a run show the effect that its config promises? Numbers against what was promised.
+
+    python -m analysis.effect DIR
+
+For runs of configs/sweep.py and of configs/patch_cifar.py (published or small). Exit status 1 if a
+promise is missed.
+"""
+
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from lr_order_jax import results
+
+
+class Promise(NamedTuple):
+    """A measured quantity and the least value promised."""
+
+    quantity: str
+    measured: float
+    least: float
+
+
+def of_sweep(dataset: xr.Dataset) -> list[Promise]:
+    """Means over seeds, smallest against largest initial rate."""
+    rates = dataset["eta_init"].values
+    small, large = int(rates.argmin()), int(rates.argmax())
+    at_40 = dataset["second_difference"].sel(flow_time=40.0).mean("seed").values
+    at_end = results.final(dataset, "second_difference").mean("seed").values
+    error = results.final(dataset, "test_error_p_only").transpose("seed", "eta_init").values
+    mean, standard_error = results.mean_and_error(error[:, small] - error[:, large])
+    return [
+        Promise(
+            "|second difference| at flow time 40, smallest rate over largest",
+            float(np.abs(at_40[small] / at_40[large])),
+            2.5,
+        ),
+        Promise(
+            "|second difference| of the largest rate, end over flow time 40",
+            float(np.abs(at_end[large] / at_40[large])),
+            3.0,
+        ),
+        Promise(
+            "P-only error, smallest rate less largest, in standard errors of the paired difference",
+            float(mean / standard_error),
+            2.0,
+        ),
+    ]
+
+
+def of_patch(dataset: xr.Dataset) -> list[Promise]:
+    """Arm `small` against arm `large`, in points: the seed in which the difference is least."""
+
+    def least(values: xr.DataArray, more: str, less: str) -> float:
+        return 100 * float((values.sel(arm=more) - values.sel(arm=less)).min(skipna=False))
+
+    earlier = {g: results.before_annealing(dataset, f"{g}_accuracy") for g in ("patch", "clean")}
+    end = results.final(dataset, "clean_accuracy")
+    return [
+        Promise(
+            "accuracy on patches alone before annealing, small less large",
+            least(earlier["patch"], "small", "large"),
+            30.0,
+        ),
+        Promise(
+            "accuracy on clean images before annealing, large less small",
+            least(earlier["clean"], "large", "small"),
+            0.0,
+        ),
+        Promise(
+            "accuracy on clean images at the end, large less small",
+            least(end, "large", "small"),
+            0.0,
+        ),
+    ]
+
+
+PROMISES = {
+    "two_layer": (of_sweep, "must have eta_init as its only axis, and flow time 40"),
+    "patch_cifar": (of_patch, "must have arm as its only axis, with arms small and large"),
+}
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m analysis.effect DIR", file=sys.stderr)
+        return 2
+    try:
+        dataset = results.read_results(arguments[0])
+    except OSError as error:
+        print(f"error: {arguments[0]}: holds no results.nc ({error.strerror})", file=sys.stderr)
+        return 2
+    promises, needed = PROMISES[dataset.attrs["problem"]]
+    try:
+        with np.errstate(all="ignore"):  # a NaN or infinity is a number like any other here
+            measured = promises(dataset)
+    except (KeyError, ValueError):
+        print(f"error: {arguments[0]}: {needed}", file=sys.stderr)
+        return 2
+    missed = 0
+    for promise in measured:
+        holds = promise.measured >= promise.least
+        missed += not holds
+        told = "holds" if holds else "MISSED"
+        print(f"{told:6}  {promise.measured:6.2f} (at least {promise.least:g})  {promise.quantity}")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
