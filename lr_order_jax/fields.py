@@ -122,7 +122,8 @@ def _one(name: str, value: Any, rule: Rule) -> Any:
 
 
 def convert(name: str, value: Any, rule: Rule) -> Any:
-    """`value` as the rule wants it (ints of a float field become floats, one value a tuple).
+    """`value` as the rule wants it: ints of a float field become floats, one value a tuple, and
+    strings with commas several.
 
     Raises:
       ConfigError: if the rule forbids it.
@@ -134,6 +135,8 @@ def convert(name: str, value: Any, rule: Rule) -> Any:
     if not rule.many:
         return _one(name, value, rule)
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if rule.kind is str:  # on the command line a tuple of strings is one string
+        values = tuple(p for v in values for p in (v.split(",") if isinstance(v, str) else (v,)))
     if not values and (rule.swept or not rule.optional):
         raise ConfigError(f"config.{name} = (): must hold at least one value, {rule.allowed}")
     return tuple(_one(name, v, rule) for v in values)

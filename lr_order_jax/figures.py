@@ -139,6 +139,35 @@ def patch_accuracy(dataset: xr.Dataset) -> Any:
     )
 
 
+def patch_examples(z: Any, zeta: Any, before: Any, after: Any, title: str) -> Any:
+    """The patches, and images before and after they get one (the picture of section H.2).
+
+    Args:
+      z, zeta, before, after: colours in [0, 1]: (k, k, 3), (classes, k, k, 3), and twice
+        (n, side, side, 3).
+    """
+    from matplotlib.figure import Figure
+
+    rows = [
+        ("z, and each\nclass's zeta,\namplified", [z, *zeta]),
+        ("before", before),
+        ("after", after),
+    ]
+    columns = max(len(images) for _, images in rows)
+    figure = Figure(figsize=(columns + 0.8, len(rows) + 0.3), layout="constrained")
+    axes = figure.subplots(len(rows), columns)
+    for row, (label, images) in zip(axes, rows, strict=True):
+        row[0].set_ylabel(label, fontsize="small")
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+        for axis, image in zip(row, images, strict=False):
+            axis.imshow(image)
+        for axis in row[len(images) :]:
+            axis.axis("off")
+    figure.suptitle(title)
+    return figure
+
+
 FIGURES: Mapping[str, Callable[[xr.Dataset], Any]] = {
     "accuracy": accuracy,
     "error_against_rate": error_against_rate,

@@ -305,14 +305,17 @@ def before_annealing(dataset: xr.Dataset, name: str) -> xr.DataArray:
     return dataset[name].isel({clock: int((dataset[clock] <= first + 1e-9).sum()) - 1}, drop=True)
 
 
+def data_label(dataset: str) -> str:
+    """A data set's name as figures and tables show it, so that none is taken for another."""
+    names = {"cifar10": "CIFAR-10", "procedural": "the procedural stand-in (not CIFAR-10)"}
+    return names.get(dataset, dataset)
+
+
 def title_of(dataset: xr.Dataset) -> str:
     """The problem and, where there is one, the data set of a run, for tables and figures."""
     data = dataset.attrs.get("dataset")
-    if data is None:
-        return dataset.attrs["problem"]
-    return f"{dataset.attrs['problem']} on " + (
-        "the procedural stand-in (not CIFAR-10)" if data == "procedural" else data
-    )
+    problem = dataset.attrs["problem"]
+    return problem if data is None else f"{problem} on {data_label(data)}"
 
 
 def accuracy_table(dataset: xr.Dataset) -> Table:
@@ -358,8 +361,34 @@ def _short_label(dataset: xr.Dataset, column: Mapping[str, int]) -> dict[str, st
     return {name: text for name, text in label_of(dataset, column).items() if name in column}
 
 
+def final_table(dataset: xr.Dataset) -> Table:
+    """One row a combination of hyperparameters: every measured number at the last record.
+
+    For problems without a table of their own. Means over seeds with standard errors.
+    """
+    clock, columns = clock_of(dataset), columns_of(dataset)
+    told = [
+        str(name)
+        for name, variable in dataset.data_vars.items()
+        if variable.dims[-1:] == (clock,) and name not in HOST_VARIABLES
+    ]
+    ends = [final(dataset, name) for name in told]
+    rows = []
+    for column in columns:
+        diverged = int((dataset["status"].isel(column) == Status.DIVERGED).sum())
+        numbers = [_with_error(end.isel(column).values, digits=4) for end in ends]
+        rows.append((*label_of(dataset, column).values(), *numbers, str(diverged or "")))
+    return Table(
+        f"{title_of(dataset)}: {dataset.sizes['seed']} seeds, mean +- standard error",
+        (*label_of(dataset, columns[0]), *(f"final {name}" for name in told), "diverged"),
+        rows,
+        [],
+    )
+
+
 TABLES: Mapping[str, Callable[[xr.Dataset], Table]] = {
     "accuracy": accuracy_table,
+    "final": final_table,
     "learning_order": learning_order_table,
 }
 

@@ -65,7 +65,7 @@ def make_axes(section: Any, zipped: Sequence[str]) -> tuple[Axis, ...]:
         an axis holds the same point twice.
     """
     names = fields.swept_fields(type(section))
-    together = [tuple(entry.split("+")) for text in zipped for entry in text.split(",")]
+    together = [tuple(entry.split("+")) for entry in zipped]
     named = [name for group in together for name in group]
     for name in named:
         if name not in names:

@@ -199,3 +199,36 @@ def test_the_default_workdir_is_named_after_config_and_what_is_computed(tmp_path
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("sweep-smoke-")
     assert len(folder.name) == len("sweep-smoke-") + 8
+
+
+PATCH = "--config=configs/patch_cifar.py:smoke"
+
+
+def test_no_cifar_is_one_line_within_seconds(tmp_path):
+    """Neither a cache file nor TFDS's data: nothing is downloaded and no directory made."""
+    nothing = {"XDG_CACHE_HOME": str(tmp_path), "TFDS_DATA_DIR": str(tmp_path)}
+    begin = time.monotonic()
+    done = call(
+        PATCH, "--config.dataset=cifar10", f"--workdir={tmp_path / 'run'}",
+        environment=COMPILATION_CACHE | nothing,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "tfds build cifar10" in done.stderr
+    assert "--config.dataset=procedural" in done.stderr
+    assert time.monotonic() - begin < 30
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["patch_cifar", "cifar"])
+def test_the_smoke_configs_of_the_wide_resnet_name_the_stand_in(tmp_path, name):
+    config = f"--config=configs/{name}.py:smoke"
+    done = call(config, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "6 members (2 seeds x 3 arm)" in done.stderr
+    assert "not CIFAR-10" in done.stdout
+    assert results.read_results(tmp_path / "run").attrs["dataset"] == "procedural"
+    other = call(config, f"--workdir={tmp_path / 'run'}", "--config.dataset=cifar10")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "dataset is 'procedural' there, 'cifar10' here" in other.stderr

@@ -1,4 +1,4 @@
-"""The WideResNet against a PyTorch module of the same network, written here."""
+"""The WideResNet against the same network in PyTorch (analysis/benchmarks/torch_net.py)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,39 +11,7 @@ from lr_order_jax.models.wide_resnet import WideResNet
 
 torch = pytest.importorskip("torch", reason="parity needs PyTorch, which is not installed")
 
-
-class TorchBlock(torch.nn.Module):
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        conv = lambda i, o, k, s: torch.nn.Conv2d(i, o, k, s, k // 2, bias=False)  # noqa: E731
-        self.bn1, self.bn2 = torch.nn.BatchNorm2d(inputs), torch.nn.BatchNorm2d(outputs)
-        self.conv1, self.conv2 = conv(inputs, outputs, 3, stride), conv(outputs, outputs, 3, 1)
-        self.shortcut = conv(inputs, outputs, 1, stride) if inputs != outputs else None
-
-    def forward(self, x):
-        active = torch.relu(self.bn1(x))
-        y = self.conv2(torch.relu(self.bn2(self.conv1(active))))
-        return y + (x if self.shortcut is None else self.shortcut(active))
-
-
-class TorchNet(torch.nn.Module):
-    def __init__(self, widen, classes=10):
-        super().__init__()
-        sizes = [16, 16 * widen, 32 * widen, 64 * widen]
-        self.conv = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.blocks = torch.nn.ModuleList()
-        for group in range(3):
-            stride = 1 if group == 0 else 2
-            self.blocks.append(TorchBlock(sizes[group], sizes[group + 1], stride))
-            self.blocks.append(TorchBlock(sizes[group + 1], sizes[group + 1], 1))
-        self.bn = torch.nn.BatchNorm2d(sizes[3])
-        self.linear = torch.nn.Linear(sizes[3], classes)
-
-    def forward(self, x):
-        x = self.conv(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.linear(torch.relu(self.bn(x)).mean((2, 3)))
+from analysis.benchmarks.torch_net import TorchNet  # noqa: E402 (needs PyTorch)
 
 
 def from_torch(net, part):
@@ -60,10 +28,10 @@ def from_torch(net, part):
     def norm(bn):
         return {"bn": {"scale": array(bn.weight), "bias": array(bn.bias)}}
 
-    params = {"conv": kernel(net.conv), "act": norm(net.bn)}
+    params = {"conv": kernel(net.conv), "act": norm(net.act.bn)}
     params["linear"] = {**kernel(net.linear), "bias": array(net.linear.bias)}
     for i, block in enumerate(net.blocks):
-        of_block = {"act1": norm(block.bn1), "act2": norm(block.bn2)}
+        of_block = {"act1": norm(block.act1.bn), "act2": norm(block.act2.bn)}
         of_block |= {"conv1": kernel(block.conv1), "conv2": kernel(block.conv2)}
         if block.shortcut is not None:
             of_block["shortcut"] = kernel(block.shortcut)
@@ -76,9 +44,9 @@ def stats_from_torch(net):
         mean, var = bn.running_mean.numpy().copy(), bn.running_var.numpy().copy()
         return {"bn": {"mean": jnp.asarray(mean), "var": jnp.asarray(var)}}
 
-    stats = {"act": norm(net.bn)}
+    stats = {"act": norm(net.act.bn)}
     for i, block in enumerate(net.blocks):
-        of_block = {"act1": norm(block.bn1), "act2": norm(block.bn2)}
+        of_block = {"act1": norm(block.act1.bn), "act2": norm(block.act2.bn)}
         stats[f"group{i // 2 + 1}_block{i % 2 + 1}"] = of_block
     return stats
 

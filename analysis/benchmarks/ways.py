@@ -1,0 +1,296 @@
+"""Which way to drive and map is fastest on this machine, against plain code and PyTorch?
+
+    python -m analysis.benchmarks.ways [--widths=1,4] [--members=1,3] [--out=ways.json]
+        [--config.batch_size=64] [--config.FIELD=VALUE ...]
+
+Trains the members of configs/patch_cifar.py (on the stand-in, 32x32, noise in one arm) by each way
+of the package (DRIVING:MAPPING), and by the same step as its users would write it without the
+package:
+
+    plain:loop      one jitted step a member, called in turn
+    plain:unroll    one jit with all members inside
+    torch           PyTorch, channels last, members in turn (where it is installed)
+
+Every system runs in a process of its own, which gives its peak memory and lets one fail alone; they
+take their steps in turns, so that a slow spell of the machine meets all. Reported are medians over
+the rounds: microseconds a member and image, the ratio to the first way, seconds to compile, MiB.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+WAYS = "dispatch:unroll,dispatch:loop,plain:unroll,plain:loop,torch"
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/patch_cifar.py", "Config file.")
+_WIDTHS = flags.DEFINE_list("widths", ["1", "4"], "Widen factors.")
+_MEMBERS = flags.DEFINE_list("members", ["1", "3"], "Members, all of one seed.")
+_DTYPES = flags.DEFINE_list("dtypes", ["float32"], "float32, tf32 (GPU), bfloat16.")
+_WAYS = flags.DEFINE_list("ways", WAYS.split(","), "DRIVING:MAPPING, plain:..., torch.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 2, "Steps a round.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", None, "JSON file for the table.")
+_CHILD = flags.DEFINE_string("child", None, "Way to run in this process (used internally).")
+
+
+def prepare(width: int, members: int, dtype: str) -> Any:
+    """The config of one workload, noise in every second member."""
+    c = _CONFIG.value.copy_and_resolve_references()
+    with c.unlocked():
+        c.update({"dataset": "procedural", "num_train": 40 * c.batch_size, "num_test": 125})
+        c.update({"widen_factor": width, "num_seeds": 1, "schedule": "custom"})
+        c.compute_dtype = "bfloat16" if dtype == "bfloat16" else "float32"
+        c.arm = tuple(f"member {i}" for i in range(members))
+        c.eta_init = tuple(0.01 * (i + 1) for i in range(members))
+        c.rate_factor = c.noise_factor = (1.0,) * members
+        c.noise_init = tuple(0.4 * (i % 2) for i in range(members))
+    return c
+
+
+def ours(config: Any, driving: str, mapping: str) -> Any:
+    """A function that takes steps with the package's own programs."""
+    import jax
+    import numpy as np
+
+    from lr_order_jax import spec, sweep
+
+    config.driving, config.mapping = driving, mapping
+    parsed = spec.parse(config)
+    grid = sweep.make_grid(parsed.problem, parsed.seeds, parsed.common.zipped)
+    members = sweep.place_members(parsed.problem, grid, driving, mapping)
+    state = jax.tree.map(np.array, sweep.init_state(parsed.problem, grid))
+    members.put(state, range(grid.shape[1]))
+
+    def take(start, count):
+        members.advance(start, count)
+        members.fetch("status")
+
+    return take
+
+
+def plain(config: Any, mapping: str) -> Any:
+    """The same network, optimiser and batches without the package's engine."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from lr_order_jax import engine, spec, sweep
+
+    parsed = spec.parse(config)
+    problem: Any = parsed.problem
+    grid = sweep.make_grid(problem, parsed.seeds, parsed.common.zipped)
+    data = sweep.data_of_seed(grid.data, 0)
+    key = engine.stream_key(grid.keys[0], engine.Stream.BATCH)
+    model = problem.init(key)
+
+    def one(member, rate, level, t, data):
+        params, stats, velocity = member
+        batch = problem.batch(data, None, key, t, problem.batch_sizes[0])
+
+        def loss(params):
+            logits, new = problem.network.apply(
+                {"params": params, "batch_stats": stats}, batch.images, True, level,
+                mutable=["batch_stats"],
+                rngs={"activation_noise": jax.random.fold_in(key, t)},
+            )  # fmt: skip
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+            return jnp.mean(losses), new["batch_stats"]
+
+        (_, stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        grads = jax.tree.map(lambda g, u: g + 5e-4 * u, grads, params)
+        velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, grads)
+        params = jax.tree.map(lambda u, g, v: u - rate * (g + 0.9 * v), params, grads, velocity)
+        return params, stats, velocity
+
+    rates = [jnp.float32(rate) for rate in config.eta_init]
+    levels = [jnp.float32(level) for level in config.noise_init]
+    first = (model.params, model.stats, jax.tree.map(jnp.zeros_like, model.params))
+    state = [jax.tree.map(jnp.copy, first) for _ in rates]
+    if mapping == "loop":
+        step = jax.jit(one, donate_argnums=0)
+        every = lambda state, t: [  # noqa: E731
+            step(*member, t, data) for member in zip(state, rates, levels, strict=True)
+        ]
+    else:
+        together = jax.jit(
+            lambda state, rates, levels, t, data: [
+                one(*member, t, data) for member in zip(state, rates, levels, strict=True)
+            ],
+            donate_argnums=0,
+        )
+        every = lambda state, t: together(state, rates, levels, t, data)  # noqa: E731
+
+    def take(start, count):
+        nonlocal state
+        for t in range(start, start + max(count, 1)):
+            state = every(state, jnp.int32(t))
+        jax.block_until_ready(state)
+
+    return take
+
+
+def in_torch(config: Any, width: int) -> Any:
+    """The network of torch_net.py with SGD, channels last, noise where the arm has it."""
+    import torch
+
+    from analysis.benchmarks.torch_net import TorchNet
+
+    torch.manual_seed(0)
+    gpu = torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
+    layout = torch.channels_last
+
+    def make() -> Any:
+        net: Any = TorchNet(width).to(device)
+        return net.to(memory_format=layout)
+
+    nets = [make() for _ in config.eta_init]
+    optimisers = [
+        torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        for net, rate in zip(nets, config.eta_init, strict=True)
+    ]
+    side, size = config.side, config.batch_size
+    images = torch.randn(size, 3, side, side, device=device)
+    images = images.contiguous(memory_format=layout)
+    labels = torch.randint(0, 10, (size,), device=device)
+
+    def take(start, count):
+        for _ in range(max(count, 1)):
+            for net, optimiser, level in zip(nets, optimisers, config.noise_init, strict=True):
+                optimiser.zero_grad()
+                torch.nn.functional.cross_entropy(net(images, level), labels).backward()
+                optimiser.step()
+        if gpu:
+            torch.cuda.synchronize()
+
+    return take
+
+
+def child(way: str, width: int, members: int, dtype: str) -> None:
+    """Prepares one way, then answers each line "START COUNT" by the seconds it took."""
+    config = prepare(width, members, dtype)
+    start = time.perf_counter()
+    if way == "torch":
+        take = in_torch(config, width)
+    else:
+        import jax
+
+        if dtype == "float32":
+            jax.config.update("jax_default_matmul_precision", "highest")
+        kind, mapping = way.split(":")
+        take = plain(config, mapping) if kind == "plain" else ours(config, kind, mapping)
+    prepared = time.perf_counter()
+    take(0, 0)
+    take(0, 1)
+    told = {"prepare": prepared - start, "compile": time.perf_counter() - prepared}
+    print(json.dumps(told), flush=True)
+    for line in sys.stdin:
+        first, count = map(int, line.split())
+        start = time.perf_counter()
+        take(first, count)
+        print(json.dumps({"seconds": time.perf_counter() - start, "mib": peak_mib()}), flush=True)
+
+
+def peak_mib() -> float:
+    """Peak memory of this process: the accelerator's where there is one, else resident memory."""
+    if "jax" in sys.modules:
+        import jax
+
+        if (told := jax.local_devices()[0].memory_stats()) and "peak_bytes_in_use" in told:
+            return told["peak_bytes_in_use"] / 2**20
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def measure(way: str, arguments: list[str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "analysis.benchmarks.ways", *arguments, f"--child={way}"]
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
+
+
+def answer(process: subprocess.Popen) -> dict | None:
+    """The next line of a child; None if it has died (of memory, or for lack of PyTorch)."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    return json.loads(line) if line else None
+
+
+def workload(width: int, members: int, dtype: str) -> list[dict[str, Any]]:
+    """A row for each way: compiled one after the other, then timed in turns."""
+    passed = [a for a in sys.argv[1:] if a.startswith("--config")]
+    passed += [f"--widths={width}", f"--members={members}", f"--dtypes={dtype}"]
+    running: dict[str, subprocess.Popen] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for way in _WAYS.value:
+        process = measure(way, passed)
+        if told := answer(process):
+            running[way], rows[way] = process, told | {"seconds": []}
+    step = 1
+    for _ in range(_ROUNDS.value):
+        for way, process in running.items():
+            assert process.stdin is not None
+            print(step, _STEPS.value, file=process.stdin, flush=True)
+            if told := answer(process):
+                rows[way]["seconds"].append(told["seconds"])
+                rows[way]["mib"] = told["mib"]
+        step += _STEPS.value
+    for process in running.values():
+        process.kill()
+        process.wait()
+    images = members * _CONFIG.value.batch_size * _STEPS.value
+    table, first = [], None
+    for way in _WAYS.value:
+        row: dict[str, Any] = {"width": width, "members": members, "dtype": dtype, "way": way}
+        if (seen := rows.get(way)) and seen["seconds"]:
+            micro = 1e6 * statistics.median(seen["seconds"]) / images
+            first = first or micro
+            row |= {"us_a_member_image": micro, "ratio": micro / first}
+            row |= {"compile_s": seen["compile"], "mib": seen["mib"]}
+        table.append(row)
+    return table
+
+
+def main(argv: list[str]) -> None:
+    widths, members = ([int(v) for v in flag.value] for flag in (_WIDTHS, _MEMBERS))
+    if _CHILD.value:
+        child(_CHILD.value, widths[0], members[0], _DTYPES.value[0])
+        return
+    print(f"{'width':>5} {'members':>7} {'dtype':>8} {'way':<16} {'us/member-image':>15} "
+          f"{'ratio':>6} {'compile s':>9} {'MiB':>7}")  # fmt: skip
+    table: list[dict[str, Any]] = []
+    for dtype in _DTYPES.value:
+        for width in widths:
+            for count in members:
+                for row in workload(width, count, dtype):
+                    table.append(row)
+                    head = f"{width:5} {count:7} {dtype:>8} {row['way']:<16}"
+                    if "ratio" not in row:
+                        print(f"{head} failed", flush=True)
+                        continue
+                    print(
+                        f"{head} {row['us_a_member_image']:15.0f} {row['ratio']:6.2f} "
+                        f"{row['compile_s']:9.1f} {row['mib']:7.0f}",
+                        flush=True,
+                    )
+    if _OUT.value:
+        with open(_OUT.value, "w") as file:
+            json.dump(table, file, indent=2)
+
+
+if __name__ == "__main__":
+    app.run(main)
