@@ -70,3 +70,22 @@ def test_test_runs_every_check_and_passes_arguments_to_pytest(clone):
         "mypy",
         "python -m pytest -m not slow",
     ]
+
+
+def test_figure_3_on_a_gpu_passes_its_arguments_on(clone):
+    lines = call(clone / "launch" / "figure3_gpu.sh", "--config.compute_dtype=bfloat16", cwd="/")
+    wanted = f"{MAIN} --config=configs/patch_cifar.py --config.num_seeds=1 --workdir=runs/figure3"
+    assert lines[0] == f"{wanted} --config.compute_dtype=bfloat16"
+    assert lines[1] == "done: runs/figure3/figures/patch_accuracy.png"
+
+
+def test_figure_3_on_a_gpu_stops_after_its_slice_and_says_so(clone):
+    (clone / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexec sleep 60\n")
+    done = subprocess.run(
+        ["bash", clone / "launch" / "figure3_gpu.sh"],
+        env={"LIMIT": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (75, "not finished: run the same command again\n")

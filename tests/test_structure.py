@@ -7,6 +7,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from lr_order_jax import problem
+
 PACKAGE = ROOT / "lr_order_jax"
 
 # Each room may import those on the floors below it, never one above.
@@ -56,6 +58,19 @@ def test_the_engine_and_the_algorithm_know_no_problem():
     for name in ("engine", "algorithm", "sweep", "experiment", "results", "checkpoint"):
         rooms = set(imported(PACKAGE / f"{name}.py"))
         assert not rooms & {"problems", "models"}
+
+
+def test_no_code_branches_on_the_name_of_a_problem():
+    """Names of problems are strings of the registry alone."""
+    for path in FILES:
+        if path.name == "problem.py":
+            continue
+        strings = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert not strings & set(problem._BUILDERS), path
 
 
 def test_only_one_module_each_sees_orbax_and_config_dicts():

@@ -13,7 +13,7 @@ package:
 
 Every system runs in a process of its own, which gives its peak memory and lets one fail alone; they
 take their steps in turns, so that a slow spell of the machine meets all. Reported are medians over
-the rounds: microseconds a member and image, the ratio to the first way, seconds to compile, MiB.
+the rounds: milliseconds a member and image, the ratio to the first way, seconds to compile, MiB.
 """
 
 import json
@@ -257,9 +257,9 @@ def workload(width: int, members: int, dtype: str) -> list[dict[str, Any]]:
     for way in _WAYS.value:
         row: dict[str, Any] = {"width": width, "members": members, "dtype": dtype, "way": way}
         if (seen := rows.get(way)) and seen["seconds"]:
-            micro = 1e6 * statistics.median(seen["seconds"]) / images
-            first = first or micro
-            row |= {"us_a_member_image": micro, "ratio": micro / first}
+            time_each = 1e3 * statistics.median(seen["seconds"]) / images
+            first = first or time_each
+            row |= {"ms_a_member_image": time_each, "ratio": time_each / first}
             row |= {"compile_s": seen["compile"], "mib": seen["mib"]}
         table.append(row)
     return table
@@ -270,7 +270,7 @@ def main(argv: list[str]) -> None:
     if _CHILD.value:
         child(_CHILD.value, widths[0], members[0], _DTYPES.value[0])
         return
-    print(f"{'width':>5} {'members':>7} {'dtype':>8} {'way':<16} {'us/member-image':>15} "
+    print(f"{'width':>5} {'members':>7} {'dtype':>8} {'way':<16} {'ms/member-image':>15} "
           f"{'ratio':>6} {'compile s':>9} {'MiB':>7}")  # fmt: skip
     table: list[dict[str, Any]] = []
     for dtype in _DTYPES.value:
@@ -283,7 +283,7 @@ def main(argv: list[str]) -> None:
                         print(f"{head} failed", flush=True)
                         continue
                     print(
-                        f"{head} {row['us_a_member_image']:15.0f} {row['ratio']:6.2f} "
+                        f"{head} {row['ms_a_member_image']:15.4f} {row['ratio']:6.2f} "
                         f"{row['compile_s']:9.1f} {row['mib']:7.0f}",
                         flush=True,
                     )
