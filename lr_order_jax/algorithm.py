@@ -17,6 +17,7 @@ or, where a member has momentum, Nesterov's with the same noisy gradient.
 """
 
 import enum
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -184,16 +185,12 @@ def nesterov_step(
     return params, velocity
 
 
-def transition(hypers: Hypers, state: TrainState, loss, grads, stats, xi) -> TrainState:
-    """One step of the algorithm from its ingredients at the present weights.
-
-    A member that has ended, or ends by this loss, keeps its weights, velocity and stats bit by bit.
+def descend(hypers: Hypers, state: TrainState, grads, stats, xi, rate) -> TrainState:
+    """The algorithm's own update: a noisy gradient step at a rate, with momentum or without.
 
     Args:
       xi: the gradient noise (3.2); None if hypers.tau_xi is.
     """
-    phase, status = after_loss(hypers, state.phase, state.status, loss)
-    rate = read_rate(hypers, phase)
     if hypers.tau_xi is not None:
         grads = noisy_gradient(grads, xi, hypers.tau_xi)
     velocity = state.velocity
@@ -203,14 +200,23 @@ def transition(hypers: Hypers, state: TrainState, loss, grads, stats, xi) -> Tra
         params, velocity = nesterov_step(
             state.params, velocity, grads, rate, hypers.weight_decay, hypers.momentum
         )
+    return state._replace(params=params, stats=stats, velocity=velocity)
+
+
+def transition(
+    hypers: Hypers, state: TrainState, loss, update: Callable[[Any], TrainState]
+) -> TrainState:
+    """One step: triggers by the loss, the update at the rate of the phase, the phase's end.
+
+    A member that has ended, or ends by this loss, keeps its weights, velocity and stats bit by bit.
+
+    Args:
+      loss: training loss at the present weights.
+      update: rate -> the state with new params, stats and velocity.
+    """
+    phase, status = after_loss(hypers, state.phase, state.status, loss)
+    updated = update(read_rate(hypers, phase))
     running = status == Status.RUNNING
-    keep = lambda new, old: jnp.where(running, new, old)  # noqa: E731
+    kept = jax.tree.map(lambda new, old: jnp.where(running, new, old), updated, state)
     next_phase, next_status, counts = after_step(hypers, phase, status, state.phase_counts)
-    return TrainState(
-        params=jax.tree.map(keep, params, state.params),
-        stats=jax.tree.map(keep, stats, state.stats),
-        velocity=jax.tree.map(keep, velocity, state.velocity),
-        phase=next_phase,
-        phase_counts=counts,
-        status=next_status,
-    )
+    return kept._replace(phase=next_phase, phase_counts=counts, status=next_status)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from lr_order_jax import algorithm
 from lr_order_jax.algorithm import Hypers, TrainState
-from lr_order_jax.problem import Data, Problem
+from lr_order_jax.problem import Data, Model, MovesItself, Problem
 
 PyTree = Any
 
@@ -58,14 +58,23 @@ def train_step(
     """
     batch = problem.batch(data, hypers.task, stream_key(key, Stream.BATCH), step, size)
     noise_level = algorithm.read_activation_noise(hypers, state.phase)
-    (loss, stats), grads = jax.value_and_grad(problem.loss, has_aux=True)(
-        state.params, state.stats, batch, noise_level, stream_key(key, Stream.MODEL, step)
-    )
-    xi = None
-    if hypers.tau_xi is not None:
-        noise_key = stream_key(key, Stream.GRADIENT_NOISE, step)
-        xi = algorithm.gradient_noise(noise_key, state.params)
-    return algorithm.transition(hypers, state, loss, grads, stats, xi), {"loss": loss}
+    model_key = stream_key(key, Stream.MODEL, step)
+    of_loss = state.params, state.stats, batch, noise_level, model_key
+    if isinstance(problem, MovesItself):
+        loss, _ = problem.loss(*of_loss)
+
+        def update(rate):
+            model = problem.move(hypers, Model(state.params, state.stats), batch, rate)
+            return state._replace(params=model.params, stats=model.stats)
+
+    else:
+        (loss, stats), grads = jax.value_and_grad(problem.loss, has_aux=True)(*of_loss)
+        xi = None
+        if hypers.tau_xi is not None:
+            noise_key = stream_key(key, Stream.GRADIENT_NOISE, step)
+            xi = algorithm.gradient_noise(noise_key, state.params)
+        update = functools.partial(algorithm.descend, hypers, state, grads, stats, xi)
+    return algorithm.transition(hypers, state, loss, update), {"loss": loss}
 
 
 def runs(batch_sizes: Sequence[int], start: int, count: int) -> Iterator[tuple[int, int, int]]:

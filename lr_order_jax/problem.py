@@ -7,7 +7,7 @@ else, so that a new task needs no change to them.
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lr_order_jax.algorithm import Hypers
 from lr_order_jax.fields import ConfigError
@@ -158,7 +158,17 @@ class Problem(Protocol):
         ...
 
 
+@runtime_checkable
+class MovesItself(Protocol):
+    """A problem whose state is not weights brings its own update: it also has `move`."""
+
+    def move(self, hypers: Hypers, model: Model, batch: PyTree, rate) -> Model:
+        """The model after one step at a learning rate; instead of a noisy gradient step."""
+        ...
+
+
 _BUILDERS = {
+    "lazy_limit": "lr_order_jax.problems.lazy_limit:LazyLimit",
     "patch_cifar": "lr_order_jax.problems.patch_cifar:PatchCifar",
     "two_layer": "lr_order_jax.problems.two_layer:TwoLayer",
 }

@@ -1,5 +1,7 @@
 """Algorithms 1 and 2: triggers from hand-built states, noise, the update."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,10 +29,15 @@ def state(phase=0, counts=(0, 0), status=Status.RUNNING, weight=1.0) -> TrainSta
     )
 
 
+def move(h, s, loss, grads, stats, xi):
+    update = functools.partial(algorithm.descend, h, s, grads, stats, xi)
+    return algorithm.transition(h, s, jnp.float32(loss), update)
+
+
 def step(h, s, loss, grad=1.0):
     xi = {"a": jnp.array([0.0])}
     stats = {"s": jnp.array([8.0])}
-    return algorithm.transition(h, s, jnp.float32(loss), {"a": jnp.array([grad])}, stats, xi)
+    return move(h, s, loss, {"a": jnp.array([grad])}, stats, xi)
 
 
 def test_a_plain_step_uses_the_rate_of_its_phase():
@@ -233,9 +240,7 @@ def test_nesterov_by_hand_over_two_steps_and_a_change_of_rate():
     h = hypers(steps=(1, 5), thresholds=(-np.inf,) * 2, rates=(0.5, 0.1))
     h = h._replace(momentum=jnp.float32(0.9), weight_decay=jnp.float32(0.2), tau_xi=None)
     state = algorithm.init_state(h, {"a": jnp.array([2.0])}, {})
-    step = lambda s, g: algorithm.transition(  # noqa: E731
-        h, s, jnp.float32(1.0), {"a": jnp.array([g])}, {}, None
-    )
+    step = lambda s, g: move(h, s, 1.0, {"a": jnp.array([g])}, {}, None)  # noqa: E731
     u, v = 2.0, 0.0
     for gradient, rate in ((3.0, 0.5), (-1.0, 0.1)):
         state = step(state, gradient)
@@ -249,9 +254,7 @@ def test_nesterov_by_hand_over_two_steps_and_a_change_of_rate():
 def test_an_ended_member_keeps_its_velocity():
     h = hypers()._replace(momentum=jnp.float32(0.9), tau_xi=None)
     before = state(phase=1, status=Status.COMPLETED)._replace(velocity={"a": jnp.array([4.0])})
-    after = algorithm.transition(
-        h, before, jnp.float32(1), {"a": jnp.array([1.0])}, {"s": 0.0}, None
-    )
+    after = move(h, before, 1.0, {"a": jnp.array([1.0])}, {"s": jnp.array([0.0])}, None)
     np.testing.assert_array_equal(after.velocity["a"], [4.0])
 
 

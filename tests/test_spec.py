@@ -42,7 +42,7 @@ def test_the_difference_names_the_fields(tiny):
     [
         (
             {"problem": "three_layer"},
-            "config.problem = 'three_layer': must be one of patch_cifar, two_layer",
+            "config.problem = 'three_layer': must be one of lazy_limit, patch_cifar, two_layer",
         ),
         ({"problem": None}, "config.problem"),
         ({"widht": 3}, "config.widht: problem 'two_layer' has no such field"),

@@ -1,5 +1,7 @@
 """The two-layer net: one golden step against NumPy, and planar against ambient V."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +69,11 @@ def projected(data, tree, r):
     return {"W": tree["W"], "V": {"z": v @ z, "zeta": v @ zeta}}
 
 
+def move(hypers, state, loss, grads, xi):
+    update = functools.partial(algorithm.descend, hypers, state, grads, state.stats, xi)
+    return algorithm.transition(hypers, state, loss, update)
+
+
 def test_planar_v_follows_ambient_v_with_the_same_draws(tiny):
     """The gradient of f lies in the plane of Q, so projecting commutes with every step."""
     sizes = {"d": 10, "n": 30, "m_v": 16, "r": 0.4, "lam": (0.01,)}
@@ -82,9 +89,8 @@ def test_planar_v_follows_ambient_v_with_the_same_draws(tiny):
         (loss_a, _), g_a = grads["ambient"](big.params, big.stats, data, None, key)
         (loss_p, _), g_p = grads["planar"](small.params, small.stats, data, None, key)
         assert float(loss_a) == pytest.approx(float(loss_p), rel=1e-5)
-        big = algorithm.transition(hypers, big, loss_a, g_a, big.stats, xi)
-        xi_planar = projected(data, xi, r)
-        small = algorithm.transition(hypers, small, loss_p, g_p, small.stats, xi_planar)
+        big = move(hypers, big, loss_a, g_a, xi)
+        small = move(hypers, small, loss_p, g_p, projected(data, xi, r))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
         projected(data, big.params, r),

@@ -28,7 +28,7 @@ from lr_order_jax import fields
 from lr_order_jax.algorithm import NEVER, Hypers
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.models.two_layer import product
-from lr_order_jax.problem import Variable
+from lr_order_jax.problem import Model, Variable, Ways
 
 GROUPS = ("p_only", "q_only", "both")
 
@@ -300,3 +300,87 @@ def summarize(section: SyntheticFields, sums: Mapping[str, Any], g) -> dict[str,
         "test_error": jnp.sum(share * error),
         **errors,
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthetic:
+    """What all problems on this distribution share. A subclass gives `init`, `tau_xi` and three
+    outputs of its model: on the training examples, on the test examples, and g on Q."""
+
+    fields: Any
+
+    clock = "flow_time"
+    ways = {"cpu": Ways("scan", "vmap")}  # noqa: RUF012
+    num_evaluation_batches = 1
+    variables = VARIABLES
+    table = "learning_order"
+    figures = ("learning_order", "error_against_rate")
+
+    Fields = SyntheticFields
+
+    @classmethod
+    def build(cls, section: Any) -> "Synthetic":
+        """The problem of a section of the configuration."""
+        return cls(resolve(section))
+
+    def init(self, key) -> Model:
+        raise NotImplementedError
+
+    def tau_xi(self, values: Mapping[str, Any]) -> Any:
+        """Deviation of the gradient noise of one member, as in `Hypers`."""
+        raise NotImplementedError
+
+    def train_outputs(self, params, stats, own) -> tuple[jax.Array, jax.Array]:
+        """r and g of each training example, (n,) and (n,); the model's output is f = r + g."""
+        raise NotImplementedError
+
+    def test_outputs(self, params, stats, own) -> tuple[jax.Array, jax.Array]:
+        """r and g of each test example."""
+        raise NotImplementedError
+
+    def g_of_directions(self, params, stats, own) -> jax.Array:
+        """g at z, z + zeta and z - zeta, (3,)."""
+        raise NotImplementedError
+
+    def horizon(self) -> float:
+        return self.fields.flow_time_1 + self.fields.flow_time_2
+
+    def time_per_step(self, hypers):
+        return hypers.rates
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Full batch: the noise of (3.2) stands for that of minibatches."""
+        return (self.fields.n,)
+
+    def load(self) -> tuple[()]:
+        return ()
+
+    def make_data(self, key, shared) -> Any:
+        return make_data(self.fields, key)
+
+    def hypers(self, values, data):
+        """No noise is drawn at all if no member of the sweep has any."""
+        tau_xi = self.tau_xi(values) if max(self.fields.noise_scale) > 0 else None
+        return schedule(self.fields, values, data.own, tau_xi)
+
+    def batch(self, data, task, key, step, size):
+        return data.own
+
+    def loss(self, params, stats, batch, noise_level, key):
+        """L(U), the mean logistic loss of f = r + g over the training examples."""
+        r, g = self.train_outputs(params, stats, batch)
+        return jnp.mean(logistic_loss(r + g, batch.train.y)), stats
+
+    def evaluate(self, data, task, model, index):
+        own = data.own
+        r, g = self.train_outputs(model.params, model.stats, own)
+        loss, count = group_loss_sums(r + g, own.train)
+        r, g = self.test_outputs(model.params, model.stats, own)
+        wrong = count_errors(r, g, own.test.y)
+        num_test = jnp.float32(own.test.y.shape[0])
+        return {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}
+
+    def summarize(self, data, task, model, sums):
+        g3 = self.g_of_directions(model.params, model.stats, data.own)
+        return summarize(self.fields, sums, g3)

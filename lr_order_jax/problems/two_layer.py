@@ -1,30 +1,18 @@
 """The two-layer network of section 2 on the paper's distribution: (3.1)-(3.2) on U = [W; V]."""
 
 import dataclasses
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lr_order_jax import fields
 from lr_order_jax.algorithm import stationary_tau_xi
 from lr_order_jax.models import two_layer as net
-from lr_order_jax.problem import Model, Ways
+from lr_order_jax.problem import Model
 from lr_order_jax.problems import synthetic
 
 
-@dataclasses.dataclass(frozen=True)
-class TwoLayer:
-    """Problem `two_layer`. `fields` is its section of the configuration, resolved."""
-
-    fields: Any
-
-    clock = "flow_time"
-    ways = {"cpu": Ways("scan", "vmap")}  # noqa: RUF012
-    num_evaluation_batches = 1
-    variables = synthetic.VARIABLES
-    table = "learning_order"
-    figures = ("learning_order", "error_against_rate")
+class TwoLayer(synthetic.Synthetic):
+    """Problem `two_layer`."""
 
     @dataclasses.dataclass(frozen=True)
     class Fields(synthetic.SyntheticFields):
@@ -34,28 +22,6 @@ class TwoLayer:
         tau0_v: float = fields.non_negative()
         u_law: str = fields.choice("sign", "gaussian")
         v_representation: str = fields.choice("planar", "ambient")
-
-    @classmethod
-    def build(cls, section: Any) -> "TwoLayer":
-        """The problem of a section of the configuration."""
-        return cls(synthetic.resolve(section))
-
-    def horizon(self) -> float:
-        return self.fields.flow_time_1 + self.fields.flow_time_2
-
-    def time_per_step(self, hypers):
-        return hypers.rates
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Full batch: the noise of (3.2) stands for that of minibatches."""
-        return (self.fields.n,)
-
-    def load(self) -> tuple[()]:
-        return ()
-
-    def make_data(self, key, shared) -> synthetic.Sample:
-        return synthetic.make_data(self.fields, key)
 
     def init(self, key) -> Model:
         """U_0 ~ N(0, tau_0^2) entrywise, tau_0 by block; u fixed at its draw."""
@@ -75,14 +41,9 @@ class TwoLayer:
             },
         )
 
-    def tau_xi(self, values) -> dict[str, float] | None:
-        """Noise deviation a block: Assumption 3.1 at eta_1 unless set, times noise_scale.
-
-        None, so that no noise is drawn at all, if no member of the sweep has any.
-        """
+    def tau_xi(self, values) -> dict[str, float]:
+        """Noise deviation a block: Assumption 3.1 at eta_1 unless set, times noise_scale."""
         c = self.fields
-        if max(c.noise_scale) == 0:
-            return None
 
         def block(tau_0):
             if values["tau_xi"] is not None:
@@ -90,9 +51,6 @@ class TwoLayer:
             return values["noise_scale"] * stationary_tau_xi(tau_0, c.eta_1, values["lam"])
 
         return {"W": block(c.tau0_w), "V": block(c.tau0_v)}
-
-    def hypers(self, values, data):
-        return synthetic.schedule(self.fields, values, data.own, self.tau_xi(values))
 
     def r(self, params, stats, x1):
         """The network's output on the P block, (3.6): (n, d) -> (n,)."""
@@ -106,31 +64,17 @@ class TwoLayer:
         return net.block_output(stats["v"], params["V"], directions)
 
     def outputs(self, params, stats, examples, directions):
-        """r and g of each example, (n,) and (n,); the network's output is f = r + g.
-
-        g(alpha v) = alpha g(v), so g at the three directions is g on every example.
-        """
+        """r and g of examples. g(alpha v) = alpha g(v), so g at the three directions is g on every
+        example."""
         g3 = self.g(params, stats, directions)
         r = self.r(params, stats, examples.x1)
         return r, net.product(examples.q_coefficients, g3)
 
-    def batch(self, data, task, key, step, size):
-        return data.own
+    def train_outputs(self, params, stats, own):
+        return self.outputs(params, stats, own.train, own.directions)
 
-    def loss(self, params, stats, batch, noise_level, key):
-        """L(U), the mean logistic loss of f = r + g over the training examples."""
-        r, g = self.outputs(params, stats, batch.train, batch.directions)
-        return jnp.mean(synthetic.logistic_loss(r + g, batch.train.y)), stats
+    def test_outputs(self, params, stats, own):
+        return self.outputs(params, stats, own.test, own.directions)
 
-    def evaluate(self, data, task, model, index):
-        own = data.own
-        r, g = self.outputs(model.params, model.stats, own.train, own.directions)
-        loss, count = synthetic.group_loss_sums(r + g, own.train)
-        r, g = self.outputs(model.params, model.stats, own.test, own.directions)
-        wrong = synthetic.count_errors(r, g, own.test.y)
-        num_test = jnp.float32(own.test.y.shape[0])
-        return {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}
-
-    def summarize(self, data, task, model, sums):
-        g3 = self.g(model.params, model.stats, data.own.directions)
-        return synthetic.summarize(self.fields, sums, g3)
+    def g_of_directions(self, params, stats, own):
+        return self.g(params, stats, own.directions)

@@ -1,0 +1,178 @@
+"""The two-layer network of section 2 in the limit of infinite width: no weights, but memory.
+
+As m -> infinity and tau0 -> 0 with tau0 sqrt(m) -> infinity, which units are active is decided by
+the noise part of the weights alone, and the noise part's own output vanishes. Then, with gamma the
+rate and l' the derivative of the loss at each example, (3.4) gives the output in closed form,
+
+    f_t(x) = - sum_{s<t} gamma_s d_{t,s} (1/N) sum_n l'_n(s) k_{t,s}(x_n, x),
+
+    d_{t,s} = prod_{s<i<t} (1 - gamma_i lambda),
+
+with the kernel of `models.arcsine_kernel`, block by block. This is the "rapidly changing kernel" of
+the paper's explanation: under a large rate the noise part is redrawn soon and forgets, at a small
+one it stays. The clock of the noise is sigma = log of 1/rho; in a step its variance v (relative to
+tau0^2) and sigma go to
+
+    v' = (1 - gamma lambda)^2 v + gamma^2 tau_xi^2,
+    sigma' = sigma + log(1 + gamma^2 tau_xi^2 / ((1 - gamma lambda)^2 v)) / 2.
+
+Q needs the outputs at its three directions only, P an N x N kernel. A step costs
+O(J N^2) for P, J terms of the series, and is independent of how many steps were taken.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lr_order_jax.algorithm import Hypers, stationary_tau_xi
+from lr_order_jax.models.arcsine_kernel import (
+    FIT_RATES,
+    arcsine_series,
+    exponential_weights,
+    series_length,
+)
+from lr_order_jax.models.two_layer import product
+from lr_order_jax.problem import Model
+from lr_order_jax.problems import synthetic
+from lr_order_jax.problems.synthetic import Examples
+
+TWO_PI = 2 * np.pi
+
+
+class Sample(NamedTuple):
+    """The data of one seed, with what does not change of the kernel of P. J terms, N examples."""
+
+    train: Examples
+    test: Examples
+    w_star: jax.Array
+    directions: jax.Array
+    gram: jax.Array  # (J, N, N): <a, b> a_j cos^(2j+1)/(2 pi), 0 on the diagonal
+    linear: jax.Array  # (N, N): <a, b>/4
+    squares: jax.Array  # (N,): <a, a>
+
+
+class Memory(NamedTuple):
+    """Decayed sums over past steps of gamma (-l')/N: all that is known of the past.
+
+    E exponentials of the fit. The sums for Q are those of the examples along each direction, times
+    their alpha.
+    """
+
+    p_linear: jax.Array  # (N,)
+    p_series: jax.Array  # (J, N)
+    p_self: jax.Array  # (E, N)
+    q_linear: jax.Array  # (3,)
+    q_fit: jax.Array  # (E, 3)
+    variance: jax.Array  # () of the noise part, relative to tau0^2
+
+
+class LazyLimit(synthetic.Synthetic):
+    """Problem `lazy_limit`: the fields of `two_layer` without widths and tau0, in whose units
+    tau_xi is."""
+
+    @property
+    def terms(self) -> int:
+        """J: cosines between different examples are of order d^-1/2."""
+        return series_length(min(6 * self.fields.d**-0.5, 0.99))
+
+    def make_data(self, key, shared) -> Sample:
+        sample = synthetic.make_data(self.fields, key)
+        inner = product(sample.train.x1, sample.train.x1.T)
+        squares = jnp.diagonal(inner)
+        cosine = _cosine(inner, squares, squares)
+        cosine = jnp.where(jnp.eye(len(squares), dtype=bool), 0.0, cosine)
+        coefficients = arcsine_series(self.terms) / TWO_PI
+        gram = [inner * float(a) * cosine ** (2 * j + 1) for j, a in enumerate(coefficients)]
+        return Sample(*sample, jnp.stack(gram), inner / 4, squares)
+
+    def init(self, key) -> Model:
+        """Nothing is learned yet: f = 0."""
+        n, terms, fitted = self.fields.n, self.terms, len(FIT_RATES)
+        nothing = Memory(
+            p_linear=jnp.zeros(n),
+            p_series=jnp.zeros((terms, n)),
+            p_self=jnp.zeros((fitted, n)),
+            q_linear=jnp.zeros(3),
+            q_fit=jnp.zeros((fitted, 3)),
+            variance=jnp.float32(1),
+        )
+        return Model({}, nothing)
+
+    def tau_xi(self, values) -> float:
+        if values["tau_xi"] is not None:
+            return values["noise_scale"] * values["tau_xi"]
+        return values["noise_scale"] * stationary_tau_xi(1.0, self.fields.eta_1, values["lam"])
+
+    def g_of_directions(self, params, stats, own):
+        """g at z, z + zeta and z - zeta from the sums of the three."""
+        r = self.fields.r
+        inner = np.array([[1, 1, 1], [1, 1 + r**2, 1 - r**2], [1, 1 - r**2, 1 + r**2]])
+        norms = np.sqrt(np.diag(inner))
+        cosine = np.clip(inner / np.outer(norms, norms), -1, 1)
+        weights = np.array(
+            [[np.sign(c) * exponential_weights(abs(c)) for c in row] for row in cosine]
+        )
+        kernel = jnp.asarray(inner[..., None] * weights / TWO_PI, jnp.float32)  # (3, 3, E)
+        linear = product(jnp.asarray(inner / 4, jnp.float32), stats.q_linear)
+        fitted = jnp.sum(kernel * stats.q_fit.T[None], axis=(1, 2))
+        return linear + fitted
+
+    def train_outputs(self, params, stats, own):
+        weights = jnp.asarray(exponential_weights(1.0) / TWO_PI, jnp.float32)
+        r = product(own.linear, stats.p_linear) + own.squares * product(weights, stats.p_self)
+        r += jnp.einsum("jab,jb->a", own.gram, stats.p_series, precision=jax.lax.Precision.HIGHEST)
+        g = product(own.train.q_coefficients, self.g_of_directions(params, stats, own))
+        return r, g
+
+    def test_outputs(self, params, stats, own):
+        """The series also serves test examples: none of them is a training example."""
+        inner = product(own.test.x1, own.train.x1.T)
+        cosine = _cosine(inner, jnp.sum(own.test.x1**2, axis=1), own.squares)
+        square = cosine**2
+        coefficients = arcsine_series(self.terms) / TWO_PI
+        total = jnp.zeros_like(cosine)
+        for j in reversed(range(self.terms)):  # Horner
+            total = total * square + float(coefficients[j]) * stats.p_series[j][None, :]
+        total = inner * (total * cosine + stats.p_linear[None, :] / 4)
+        g = product(own.test.q_coefficients, self.g_of_directions(params, stats, own))
+        return jnp.sum(total, axis=1), g
+
+    def move(self, hypers: Hypers, model: Model, batch: Any, rate) -> Model:
+        """One step: what happens now is added to the sums, and all of them decay."""
+        memory = model.stats
+        r, g = self.train_outputs(model.params, memory, batch)
+        y = batch.train.y
+        source = rate * y * jax.nn.sigmoid(-y * (r + g)) / self.fields.n  # gamma (-l')/N
+        of_directions = product(source, batch.train.q_coefficients)
+        decay = 1 - rate * hypers.weight_decay
+        kept, fresh = decay**2 * memory.variance, jnp.float32(0)
+        if hypers.tau_xi is not None:
+            fresh = (rate * hypers.tau_xi) ** 2
+        # Without noise v only shrinks, and nothing is ever forgotten.
+        elapsed = 0.5 * jnp.log1p(jnp.where(fresh > 0, fresh / kept, 0.0))
+        series = 2.0 * jnp.arange(self.terms, dtype=jnp.float32) + 1
+        fitted = jnp.asarray(FIT_RATES, jnp.float32)
+
+        def grown(past, now, rates=None):
+            total = decay * past + now
+            return total if rates is None else jnp.exp(-rates * elapsed)[:, None] * total
+
+        return Model(
+            {},
+            Memory(
+                p_linear=grown(memory.p_linear, source),
+                p_series=grown(memory.p_series, source[None], series),
+                p_self=grown(memory.p_self, source[None], fitted),
+                q_linear=grown(memory.q_linear, of_directions),
+                q_fit=grown(memory.q_fit, of_directions[None], fitted),
+                variance=kept + fresh,
+            ),
+        )
+
+
+def _cosine(inner, squares_a, squares_b):
+    """Cosines of angles, (n, m), 0 where an input is zero."""
+    norms = jnp.sqrt(squares_a[:, None] * squares_b[None, :])
+    return jnp.where(norms > 0, inner / jnp.where(norms > 0, norms, 1.0), 0.0)

@@ -1,0 +1,169 @@
+"""The limit of infinite width against the sum over all past steps, and against wide networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import load_config
+
+from lr_order_jax import experiment, results, spec, sweep
+from lr_order_jax.models.arcsine_kernel import (
+    FIT_RATES,
+    arcsine_series,
+    exponential_weights,
+    series_length,
+)
+from lr_order_jax.problem import MovesItself, lookup
+
+
+def test_the_series_is_that_of_arcsin():
+    x = np.array([0.5, -0.3, 0.05])
+    powers = x[:, None] ** (2 * np.arange(30) + 1)
+    np.testing.assert_allclose(powers @ arcsine_series(30), np.arcsin(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("cosine", [0.05, 0.4, 0.8])
+def test_the_series_is_as_long_as_it_needs(cosine):
+    count = series_length(cosine)
+    powers = cosine ** (2 * np.arange(count) + 1)
+    assert abs(powers @ arcsine_series(count) - np.arcsin(cosine)) < 1e-6
+    assert count < 40
+
+
+@pytest.mark.parametrize(("cosine", "bound"), [(1.0, 7e-5), (0.995, 5e-6), (0.98, 5e-6), (0.0, 0)])
+def test_the_fit_by_exponentials_is_as_close_as_it_says(cosine, bound):
+    u = np.geomspace(1e-6, 60, 5000)
+    fitted = np.exp(-np.outer(u, FIT_RATES)) @ exponential_weights(cosine)
+    np.testing.assert_allclose(fitted, np.arcsin(cosine * np.exp(-u)), atol=bound)
+
+
+@pytest.fixture
+def values():
+    def make(**changes):
+        base = dict(load_config("lazy_limit", "smoke").items())
+        assert set(changes) <= set(base), "no such field in configs/lazy_limit.py"
+        sizes = {"d": 40, "n": 30, "num_test": 50, "r": 0.3, "q_scale": 5.0, "p0": 0.2, "q0": 0.3}
+        return base | sizes | changes
+
+    return make
+
+
+def exact(problem, data, hypers, steps):
+    """f on training examples, r on test examples and g at the three directions after steps: the
+    sum over all past steps as it stands, in float64."""
+    train, test = data.train, data.test
+    x1, y, c = (np.asarray(a, np.float64) for a in (train.x1, train.y, train.q_coefficients))
+    t1 = np.asarray(test.x1, np.float64)
+    directions = np.asarray(data.directions, np.float64)
+    rates, decay, tau = np.asarray(hypers.rates), float(hypers.weight_decay), float(hypers.tau_xi)
+    n, v, sigma = len(y), 1.0, 0.0
+    past = []  # (source, sigma, product of decays since)
+
+    def kernel(a, b, rho):
+        inner = a @ b.T
+        norms = np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+        cosine = np.divide(inner, norms, out=np.zeros_like(inner), where=norms > 0)
+        return inner * (0.5 - np.arccos(np.clip(rho * cosine, -1, 1)) / (2 * np.pi))
+
+    def outputs():
+        r, r_test, g3 = np.zeros(n), np.zeros(len(t1)), np.zeros(3)
+        for source, then, share in past:
+            rho = np.exp(-(sigma - then))
+            r += share * kernel(x1, x1, rho) @ source
+            r_test += share * kernel(t1, x1, rho) @ source
+            g3 += share * kernel(directions, directions, rho) @ (c.T @ source)
+        return r + c @ g3, r_test, g3
+
+    for t in range(steps):
+        rate = rates[0] if t < hypers.phase_steps[0] else rates[1]
+        f = outputs()[0]
+        source = rate * y / (1 + np.exp(y * f)) / n
+        past = [(s, then, share * (1 - rate * decay)) for s, then, share in past]
+        past.append((source, sigma, 1.0))
+        fresh = (rate * tau) ** 2
+        kept = (1 - rate * decay) ** 2 * v
+        sigma += 0.5 * np.log1p(fresh / kept)
+        v = kept + fresh
+    return outputs()
+
+
+def test_the_memory_equals_the_sum_over_all_past_steps(values):
+    """Over two phases, in which the noise part relaxes: within 1e-3 of the largest output."""
+    changes = {"eta_init": (0.4, 0.1), "eta_2": (0.1,), "lam": (0.02,)}
+    problem = spec.parse(values(**changes, flow_time_1=16.0, flow_time_2=6.0)).problem
+    grid = sweep.make_grid(problem, (3,), ())
+    members = sweep.place_members(problem, grid, "scan", "vmap")
+    members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(2))
+    members.advance(0, 90)
+    stats = members.fetch("stats")
+    data = sweep.data_of_seed(grid.data, 0).own
+    for h in range(2):
+        hypers = jax.tree.map(lambda leaf, h=h: leaf[0, h], grid.hypers)
+        f, r_test, g3 = exact(problem, data, hypers, min(90, int(hypers.phase_steps.sum())))
+        of_member = jax.tree.map(lambda leaf, h=h: jnp.asarray(leaf[0, h]), stats)
+        r, g = problem.train_outputs({}, of_member, data)
+        np.testing.assert_allclose(r + g, f, atol=1e-3 * np.abs(f).max())
+        np.testing.assert_allclose(
+            problem.test_outputs({}, of_member, data)[0], r_test, atol=1e-3 * np.abs(r_test).max()
+        )
+        difference = [
+            d[1] + d[2] - 2 * d[0] for d in (problem.g_of_directions({}, of_member, data), g3)
+        ]
+        assert abs(difference[1]) > 0.02
+        assert difference[0] == pytest.approx(difference[1], rel=0.01)
+
+
+def test_without_noise_nothing_is_forgotten(values):
+    problem = spec.parse(values(noise_scale=(0.0,), eta_init=(0.2,), eta_2=(0.2,))).problem
+    grid = sweep.make_grid(problem, (0,), ())
+    assert grid.hypers.tau_xi is None
+    members = sweep.place_members(problem, grid, "scan", "vmap")
+    members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(1))
+    members.advance(0, 20)
+    memory = members.fetch("stats")
+    np.testing.assert_allclose(memory.p_self[0, 0], np.broadcast_to(memory.p_linear[0], (40, 30)))
+
+
+def test_the_distribution_is_that_of_the_network(values, tiny):
+    """Same seed, same fields: the same examples, so that a net and its limit can be compared."""
+    shared = {"d": 40, "n": 30, "num_test": 50, "r": 0.3, "q_scale": 5.0, "p0": 0.2, "q0": 0.3}
+    limit = sweep.make_grid(spec.parse(values()).problem, (5,), ()).data.own
+    net = sweep.make_grid(spec.parse(tiny(**shared)).problem, (5,), ()).data.own
+    np.testing.assert_array_equal(limit.train.x1, net.train.x1)
+    np.testing.assert_array_equal(limit.test.q_coefficients, net.test.q_coefficients)
+
+
+@pytest.mark.slow
+def test_a_wide_network_follows_the_limit(values, tiny):
+    """Mean over seeds of the second difference and the training loss of nets of 20,000 units."""
+    shared = {
+        "d": 20, "n": 20, "num_test": 50, "r": 0.4, "q_scale": 6.0, "p0": 0.2, "q0": 0.3,
+        "eta_init": (0.2, 0.05), "eta_2": (0.05,), "flow_time_1": 40.0, "flow_time_2": 40.0,
+        "lam": (2e-3,), "num_seeds": 8,
+    }  # fmt: skip
+    wide = {"m_w": 2000, "m_v": 20_000, "tau0_w": 0.05, "tau0_v": 1.0}
+    limit, net = (spec.parse(v).problem for v in (values(**shared), tiny(**shared, **wide)))
+    ends = []
+    for problem in (limit, net):
+        grid = sweep.make_grid(problem, range(8), ())
+        members = sweep.place_members(problem, grid, "scan", "vmap")
+        members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(2))
+        members.advance(0, 800)
+        ends.append(members.measure(np.ones((8, 2), bool)))
+    for name, bound in (("second_difference", 0.2), ("train_loss", 0.05)):
+        of_limit, of_net = (end[name].mean(axis=0) for end in ends)
+        assert (np.abs(of_limit) > 0.05).all()
+        np.testing.assert_allclose(of_net, of_limit, rtol=bound)
+
+
+def test_a_run_follows_the_contract(values, tmp_path):
+    ds = experiment.run(spec.parse(values(num_records=4)), tmp_path / "run")
+    assert ds["train_loss"].dims == ("seed", "eta_init", "flow_time")
+    np.testing.assert_allclose(ds["train_loss"].isel(flow_time=0), np.log(2), rtol=1e-6)
+    assert (ds["train_loss"].isel(flow_time=-1) < 0.69).all()
+    assert results.read_results(tmp_path / "run").attrs["complete"] == 1
+
+
+def test_the_limit_moves_itself():
+    assert issubclass(lookup("lazy_limit"), MovesItself)
+    assert not issubclass(lookup("two_layer"), MovesItself)
