@@ -37,7 +37,7 @@ def draw(parsed: spec.Spec):
     """The figure for a configuration of `patch_cifar`."""
     problem = parsed.problem
     if not isinstance(problem, PatchCifar) or not problem.has_patches:
-        raise ConfigError("config.clean_share = 1: no image has a patch")
+        raise ConfigError("config: must be of patch_cifar, with clean_share < 1")
     seed = parsed.seeds[0]
     grid = sweep.make_grid(problem, (seed,), parsed.common.zipped)
     data = sweep.data_of_seed(grid.data, 0)

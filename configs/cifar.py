@@ -47,8 +47,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.dataset = "cifar10"  # or "procedural"
     c.data_dir = config_dict.placeholder(str)  # of TFDS; unset: $TFDS_DATA_DIR
     c.num_train = 50_000  # the first so many training images
-    c.num_test = 10_000  # images of each group that are evaluated at a record
-    c.record_examples = "no"  # "yes": which training images are right at each record
+    c.num_test = 10_000  # the first so many test images
+    c.num_train_eval = 10_000  # of the training images are evaluated at a record
+    c.num_patch_eval = 1000  # patches alone are evaluated at a record
+    c.record_examples = "no"  # "yes": which of the evaluated training images are right
     c.side = 32  # images are averaged down to so many pixels a side
     c.augmentation = "none"  # or "crop_flip"
     c.clean_share = 1.0
@@ -65,6 +67,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.noise_shared = ("batch", "channel")  # axes along which the activation noise is one draw
     c.compute_dtype = "float32"  # or "bfloat16", with float32 parameters and statistics
 
+    c.num_records = c.get_ref("epochs")  # points of the time grid after 0: one an epoch
+
     # How it is computed: free to change on resume.
     c.driving = config_dict.placeholder(str)  # "scan" or "dispatch"; unset: as measured fastest
     c.mapping = config_dict.placeholder(str)  # "vmap", "map", "unroll" or "loop"; unset: likewise
@@ -75,14 +79,15 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         c.widen_factor = 2
         c.side = 16
         c.num_train, c.num_test, c.batch_size = 10_000, 1000, 64
+        c.num_train_eval = 1000
         c.schedule, c.anneal_epochs, c.epochs = "custom", (12, 16, 18), 20
         c.keep_at = (0.0, 11.0, 20.0)
     if variant == "smoke":
         c.dataset = "procedural"
         c.depth, c.widen_factor, c.side = 10, 1, 8
         c.num_train, c.num_test, c.batch_size = 150, 100, 32
+        c.num_train_eval = c.num_patch_eval = 100
         c.schedule, c.anneal_epochs, c.epochs = "custom", (2, 3), 3
         c.mapping = "loop"  # one member's program compiles sooner than that of all
         c.checkpoint_every, c.keep_at = 20.0, ()
-    c.num_records = c.epochs  # points of the time grid after 0
     return c

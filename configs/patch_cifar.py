@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Members. The arms are one axis: their fields are zipped.
     c.arm = ("large", "small", "noise")
     c.eta_init = (0.1, 0.004, 0.004)  # initial rates
-    c.rate_factor = (0.04, 1.0, 1.0)  # of the rate when annealed; 1: fixed
+    c.rate_factor = (0.04, 1.0, 1.0)  # of the rate when annealed; 1: fixed; unset: the schedule's
     c.noise_init = (0.0, 0.0, 0.4)  # initial level of the noise before activations
     c.noise_factor = (1.0, 1.0, 1e-5)  # of the level when annealed
     c.train_set = ("mixture",)  # or "clean_part", "all_clean": the paper's reference lines
@@ -48,8 +48,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.dataset = "cifar10"  # or "procedural"
     c.data_dir = config_dict.placeholder(str)  # of TFDS; unset: $TFDS_DATA_DIR
     c.num_train = 50_000  # the first so many training images
-    c.num_test = 10_000  # images of each group that are evaluated at a record
-    c.record_examples = "no"  # "yes": which training images are right at each record
+    c.num_test = 10_000  # the first so many test images
+    c.num_train_eval = 10_000  # of the training images are evaluated at a record
+    c.num_patch_eval = 1000  # patches alone are evaluated at a record
+    c.record_examples = "no"  # "yes": which of the evaluated training images are right
     c.side = 32  # images are averaged down to so many pixels a side
     c.augmentation = "none"  # or "crop_flip"
 
@@ -68,6 +70,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.noise_shared = ("batch", "channel")  # axes along which the activation noise is one draw
     c.compute_dtype = "float32"  # or "bfloat16", with float32 parameters and statistics
 
+    c.num_records = c.get_ref("epochs")  # points of the time grid after 0: one an epoch
+
     # How it is computed: free to change on resume.
     c.driving = config_dict.placeholder(str)  # "scan" or "dispatch"; unset: as measured fastest
     c.mapping = config_dict.placeholder(str)  # "vmap", "map", "unroll" or "loop"; unset: likewise
@@ -78,6 +82,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         c.widen_factor = 4
         c.side, c.patch_side, c.zeta_scale = 16, 6, 0.15
         c.num_train, c.num_test, c.batch_size = 10_000, 1000, 64
+        c.num_train_eval = 1000
         c.schedule, c.anneal_epochs, c.epochs = "custom", (8,), 12
         c.keep_at = (0.0, 7.0, 12.0)
     if variant == "smoke":
@@ -85,8 +90,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         c.depth, c.widen_factor = 10, 1
         c.side, c.patch_side = 8, 4
         c.num_train, c.num_test, c.batch_size = 150, 100, 32
+        c.num_train_eval = c.num_patch_eval = 100
         c.schedule, c.anneal_epochs, c.epochs = "custom", (2,), 3
         c.mapping = "loop"  # one member's program compiles sooner than that of all
         c.checkpoint_every, c.keep_at = 20.0, ()
-    c.num_records = c.epochs  # points of the time grid after 0
     return c

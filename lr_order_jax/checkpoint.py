@@ -6,13 +6,14 @@ each leaf's digest stands in the JSON and is compared on restore, newest checkpo
 the only module that imports Orbax.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -163,25 +164,42 @@ class Checkpoints:
 def restore(workdir: str | os.PathLike, step: int | None = None) -> tuple[PyTree, dict]:
     """A checkpoint of a run for analysis: nested dicts of NumPy arrays, leaves (S, H, ...).
 
-    The tree holds `params`, `stats`, `phase`, `phase_counts`, `status` and `history` (points of
-    the time grid along the last axis). Nothing is written.
+    The tree holds `params`, `stats`, `velocity`, `phase`, `phase_counts`, `status`, `history`
+    (points of the time grid along the third axis) and `next_record`. The JSON object has the step
+    and the time of the members furthest behind. Nothing is written.
 
     Args:
       workdir: the run's directory.
-      step: which checkpoint; None: the newest.
+      step: which checkpoint, see `stored_steps`; None: the newest.
 
     Raises:
       NoCheckpoint: if there is no such checkpoint.
       ValueError: if it is damaged.
     """
+    with _reading(workdir) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps or (step is not None and step not in steps):
+            raise NoCheckpoint(f"{checkpoints.directory} holds steps {steps}, not {step}")
+        return checkpoints.restore(steps[-1] if step is None else step)
+
+
+def stored_steps(workdir: str | os.PathLike) -> list[int]:
+    """Steps of a run's stored checkpoints, oldest first.
+
+    Raises:
+      NoCheckpoint: if there is no directory of them.
+    """
+    with _reading(workdir) as checkpoints:
+        return checkpoints.steps()
+
+
+@contextlib.contextmanager
+def _reading(workdir: str | os.PathLike) -> Iterator[Checkpoints]:
     directory = pathlib.Path(workdir) / "checkpoints"
     if not directory.is_dir():
         raise NoCheckpoint(f"{directory} does not exist")
     checkpoints = Checkpoints(directory, read_only=True)
     try:
-        steps = checkpoints.steps()
-        if not steps or (step is not None and step not in steps):
-            raise NoCheckpoint(f"{directory} holds steps {steps}, not {step}")
-        return checkpoints.restore(steps[-1] if step is None else step)
+        yield checkpoints
     finally:
         checkpoints.close()

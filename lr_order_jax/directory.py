@@ -1,7 +1,6 @@
 """The directory of a run: its name, its lock, and `config.json`."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -93,7 +92,7 @@ def write_config(workdir: pathlib.Path, run_spec: Spec) -> None:
     }
     config = {
         "what": run_spec.what,
-        "how": dataclasses.asdict(run_spec.how),
+        "how": run_spec.how_as_run,
         **session,
         "sessions": [*_read_config(workdir).get("sessions", []), session],
     }

@@ -128,6 +128,11 @@ class _Run:
         """Time of the running members that are furthest behind; the end of the grid if none is."""
         return float(np.min(self.member_time(), where=self.running, initial=self.time[-1]))
 
+    def passes_kept_time(self, before: float, now: float) -> bool:
+        """Whether a time of `keep_at` lies in (before, now], up to rounding."""
+        slack = 1e-9 * self.time[-1]
+        return any(before + slack < point <= now + slack for point in self.spec.how.keep_at)
+
     def at_phase(self, values: np.ndarray) -> np.ndarray:
         """(S, H, K) -> (S, H): the values of each member's present phase."""
         return np.take_along_axis(values, self.kept.phase[..., None], axis=-1)[..., 0]
@@ -207,6 +212,8 @@ class _Run:
     def metrics_line(self, s: int, h: int, t: int) -> str:
         """The line of metrics.jsonl of one member at one point of time: what is one number."""
         line: dict[str, Any] = {"seed": self.grid.seeds[s]}
+        if "dataset" in self.spec.what:
+            line["dataset"] = self.spec.what["dataset"]
         line |= {f: self.grid.members[h][f] for axis in self.grid.axes for f in axis.values}
         line[self.problem.clock] = float(self.time[t])
         numbers = [name for name, variable in self.variables.items() if not variable.over]
@@ -273,6 +280,7 @@ class _Run:
         meta = {
             "format": 1,
             "step": self.step,
+            "time": self.least_time(),
             "target": self.target,
             "columns": self.columns,
             "metrics_bytes": self.metrics_bytes,
@@ -355,7 +363,7 @@ class _Run:
                 alive = int(self.running.sum())
                 taken, total = self.member_steps()
                 bar.update(taken, total, self.problem.clock, least, alive, self.step, speed)
-                if any(before < point - SLACK <= least for point in self.spec.how.keep_at):
+                if self.passes_kept_time(before, least):
                     self.save(checkpoints, for_good=True)
                 if signals.received is not None:
                     self.save(checkpoints)
@@ -376,9 +384,29 @@ class _Run:
             return
         if resumed:
             say(f"continuing at step {self.step}, {self.running.sum()} members alive")
+        for point in self.spec.how.keep_at:
+            if point > self.time[-1]:
+                say(f"config.keep_at = {point:g}: is beyond the end, {self.time[-1]:g}; not kept")
         start = time.perf_counter()
         self.take_steps(0)
         say(f"compiled in {time.perf_counter() - start:.1f} s on {jax.devices()[0].device_kind}")
+
+
+def _check_names(problem: Any) -> None:
+    """Refuses a problem that names what is not there, before anything is computed."""
+    known = {
+        "clock": ((problem.clock,), results.TIME_UNITS),
+        "table": ((problem.table,), results.TABLES),
+        "figures": (problem.figures, figures.FIGURES),
+    }
+    for attribute, (names, allowed) in known.items():
+        for name in names:
+            if name not in allowed:
+                raise ConfigError(
+                    f"config.problem: its {attribute} names {name!r}, must be of {sorted(allowed)}"
+                )
+    if "train_loss" not in problem.variables:
+        raise ConfigError("config.problem: its variables lack train_loss")
 
 
 def run(run_spec: spec.Spec, workdir: pathlib.Path):
@@ -391,6 +419,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path):
       ConfigError: if the config or the directory cannot serve; nothing there is overwritten.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
+    _check_names(run_spec.problem)
     with _Signals() as signals, directory.held(workdir):
         directory.check_config(workdir, run_spec)
         this = _Run(run_spec, workdir)
@@ -405,6 +434,8 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path):
             signals.check()
             if not resumed:
                 this.record()
+                if this.passes_kept_time(-1.0, 0.0):
+                    this.save(checkpoints, for_good=True)
             this.loop(checkpoints, signals)
             dataset = this.save(checkpoints)
         finally:

@@ -98,10 +98,11 @@ def _accuracy_panels(dataset: xr.Dataset, panels: Sequence[tuple[str, str]]) -> 
 
     clock = results.clock_of(dataset)
     columns = results.columns_of(dataset)
+    annealings = results.annealing_times(dataset)
     figure = Figure(figsize=(4.8 * len(panels) + 0.4, 3.8), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (name, label) in zip(axes, panels, strict=True):
-        for time in sorted({t for t in dataset["annealed_at"].values.flat if np.isfinite(t)}):
+        for time in annealings:
             axis.axvline(time, color="0.6", lw=0.8)
         for column, colour in zip(columns, _colours(len(columns)), strict=True):
             curves = 100 * dataset[name].isel(column).transpose("seed", ...).values

@@ -182,14 +182,17 @@ def lookup(name: Any) -> Any:
     Raises:
       ConfigError: if there is no such problem.
     """
-    known = name in _BUILDERS if isinstance(name, str) else False
-    module, _, attribute = str(_BUILDERS[name] if known else name).partition(":")
-    try:
+    if isinstance(name, str) and name in _BUILDERS:
+        module, _, attribute = _BUILDERS[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, ValueError, AttributeError) as error:
-        if known:
-            raise
+    module, _, attribute = str(name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        if not hasattr(found, "Fields"):
+            raise TypeError(f"{attribute} has no Fields")
+    except Exception as error:  # the module is a program: it can raise anything
         raise ConfigError(
             f"config.problem = {name!r}: must be one of {', '.join(sorted(_BUILDERS))}, or "
-            f"MODULE:CLASS of your own ({error})"
+            f"MODULE:CLASS of your own ({type(error).__name__}: {error})"
         ) from None
+    return found

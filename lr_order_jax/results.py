@@ -25,7 +25,7 @@ from lr_order_jax.sweep import Axis
 TIME_UNITS = {"flow_time": "learning rate x steps", "epoch": "epochs"}
 
 MEMBER_VARIABLES = {  # times, in the units of the clock
-    "annealed_at": Variable("time at which the learning rate was annealed; NaN if it was not"),
+    "annealed_at": Variable("time at which the member was first annealed; NaN if it was not"),
     "ended_at": Variable("time at which the member ended; NaN while it runs"),
 }
 
@@ -303,6 +303,18 @@ def before_annealing(dataset: xr.Dataset, name: str) -> xr.DataArray:
     if math.isnan(first):
         return final(dataset, name)
     return dataset[name].isel({clock: int((dataset[clock] <= first + 1e-9).sum()) - 1}, drop=True)
+
+
+def annealing_times(dataset: xr.Dataset) -> list[float]:
+    """Every recorded time from which on some member has another learning rate or noise level."""
+    clock = clock_of(dataset)
+    changed = np.zeros(dataset.sizes[clock], bool)
+    for name in ("learning_rate", "activation_noise"):
+        if name in dataset:
+            values = dataset[name].transpose(clock, ...).values.reshape(len(changed), -1)
+            known = np.isfinite(values[1:]) & np.isfinite(values[:-1])
+            changed[1:] |= np.any(known & (values[1:] != values[:-1]), axis=1)
+    return [float(t) for t in dataset[clock].values[changed]]
 
 
 def data_label(dataset: str) -> str:

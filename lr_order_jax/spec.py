@@ -50,6 +50,15 @@ class Spec:
     what: Mapping[str, Any]
 
     @property
+    def how_as_run(self) -> dict[str, Any]:
+        """How it is computed, with the problem's fields that do not change what is."""
+        rules = fields.rules(type(self.problem.fields))
+        paths = {
+            k: getattr(self.problem.fields, k) for k, rule in rules.items() if not rule.is_what
+        }
+        return dataclasses.asdict(self.how) | paths
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         assert self.common.seeds is not None  # `parse` resolves them
         return self.common.seeds

@@ -91,7 +91,9 @@ def make_axes(section: Any, zipped: Sequence[str]) -> tuple[Axis, ...]:
             told = ", ".join(f"{field} has {k}" for field, k in lengths.items())
             raise ConfigError(f"config.zipped: fields of one axis must be of equal length: {told}")
         points = list(zip(*values.values(), strict=True))
-        if len(set(points)) != len(points):
+        # A name in the first field is all that tells one member from another.
+        distinct = {p[0] for p in points} if isinstance(points[0][0], str) else set(points)
+        if len(distinct) != len(points):
             raise ConfigError(f"config.{'+'.join(group)} = {points}: holds the same value twice")
         axes.append(Axis(name, values))
     return tuple(axes)

@@ -27,7 +27,7 @@ def small():
 def test_the_cache_file_gives_the_arrays_back(small, tmp_path):
     cache = tmp_path / "deep" / "cifar10.npz"
     cifar10._write_cache(small, cache)
-    for a, b in zip(cifar10.load("/nowhere", cache), small, strict=True):
+    for a, b in zip(cifar10.load(None, cache), small, strict=True):
         np.testing.assert_array_equal(a, b)
     assert [p.name for p in cache.parent.iterdir()] == ["cifar10.npz"]
 
@@ -50,6 +50,13 @@ def test_no_data_are_told_at_once(tmp_path):
         cifar10.load(str(tmp_path), tmp_path / "cifar10.npz")
     assert time.monotonic() - begin < 2
     assert "\n" not in str(error.value)
+
+
+def test_a_wrong_directory_is_refused_although_there_is_a_cache(small, tmp_path):
+    cache = tmp_path / "cifar10.npz"
+    cifar10._write_cache(small, cache)
+    with pytest.raises(ConfigError, match="holds no prepared cifar10; "):
+        cifar10.load("/nowhere", cache)
 
 
 def test_the_cache_file_follows_the_environment(monkeypatch, tmp_path):

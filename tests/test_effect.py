@@ -92,9 +92,17 @@ def patched(small_patch, large_clean, large_end):
         ((0.5, 0.38, 0.6), 1),
         ((0.5, 0.5, 0.48), 1),
         ((np.nan, 0.5, 0.6), 1),
+        ((0.5, 0.4, 0.6), 1),  # equal is not more
     ],
 )
 def test_a_run_with_patches_is_judged_by_its_worst_seed(values, status, tmp_path, capsys):
     results.write_results(patched(*values), tmp_path / "results.nc")
     assert effect.main([str(tmp_path)]) == status
     assert ("MISSED" in capsys.readouterr().out) == bool(status)
+
+
+def test_a_problem_without_promises_is_one_line(tmp_path, capsys):
+    other = patched(0.5, 0.5, 0.6).assign_attrs(problem="mine:Line")
+    results.write_results(other, tmp_path / "results.nc")
+    assert effect.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

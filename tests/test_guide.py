@@ -37,7 +37,8 @@ def call(folder, *arguments):
 
 def test_a_problem_of_ones_own(folder):
     assert "--config=line_config.py" in GUIDE
-    ds, out = call(folder, "--config=line_config.py")
+    way = ("--config.driving=dispatch", "--config.mapping=loop")
+    ds, out = call(folder, "--config=line_config.py", *way)
     assert ds["slope"].dims == ("seed", "eta_init", "epoch")
     np.testing.assert_allclose(ds["slope"].sel(eta_init=0.1)[:, -1], 3, atol=0.05)
     assert (abs(ds["slope"].sel(eta_init=0.01)[:, -1] - 3) > 0.05).all()

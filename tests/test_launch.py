@@ -72,7 +72,22 @@ def test_test_runs_every_check_and_passes_arguments_to_pytest(clone):
     ]
 
 
+def on_a_gpu(clone, otherwise):
+    """A Python that says that JAX runs on a GPU, and does something else when run with -m."""
+    python = f'#!/bin/sh\n[ "$1" = -c ] && echo gpu && exit\n{otherwise}\n'
+    (clone / ".venv" / "bin" / "python").write_text(python)
+
+
+def test_figure_3_is_refused_without_a_gpu(clone):
+    (clone / ".venv" / "bin" / "python").write_text("#!/bin/sh\necho cpu\n")
+    done = subprocess.run(
+        ["bash", clone / "launch" / "figure3_gpu.sh"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "error: JAX runs on cpu here, not on a GPU\n")
+
+
 def test_figure_3_on_a_gpu_passes_its_arguments_on(clone):
+    on_a_gpu(clone, 'echo python "$@"')
     lines = call(clone / "launch" / "figure3_gpu.sh", "--config.compute_dtype=bfloat16", cwd="/")
     wanted = f"{MAIN} --config=configs/patch_cifar.py --config.num_seeds=1 --workdir=runs/figure3"
     assert lines[0] == f"{wanted} --config.compute_dtype=bfloat16"
@@ -80,10 +95,10 @@ def test_figure_3_on_a_gpu_passes_its_arguments_on(clone):
 
 
 def test_figure_3_on_a_gpu_stops_after_its_slice_and_says_so(clone):
-    (clone / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexec sleep 60\n")
+    on_a_gpu(clone, "exec sleep 60")
     done = subprocess.run(
         ["bash", clone / "launch" / "figure3_gpu.sh"],
-        env={"LIMIT": "1", "PATH": "/usr/bin:/bin"},
+        env={"LIMIT": "1", "PATH": "/usr/bin:/bin", "HOME": "/tmp"},
         capture_output=True,
         text=True,
         check=False,

@@ -13,6 +13,7 @@ from conftest import load_config
 from lr_order_jax import algorithm, checkpoint, engine, experiment, progress, results, spec, sweep
 from lr_order_jax.algorithm import Status
 from lr_order_jax.data import procedural
+from lr_order_jax.data.images import Images
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.problem import Data
 from lr_order_jax.problems import patch_cifar
@@ -26,7 +27,8 @@ def small():
     def make(name="patch_cifar", **changes):
         values = dict(load_config(name, "smoke").items())
         assert set(changes) <= set(values), f"no such field in configs/{name}.py"
-        base = {"num_train": 70, "num_test": 30, "num_seeds": 1, "widen_factor": 1}
+        base = {"num_train": 70, "num_test": 30, "num_train_eval": 60, "num_patch_eval": 40}
+        base |= {"num_seeds": 1}
         return values | base | changes
 
     return make
@@ -178,6 +180,10 @@ def test_augmentation_crops_reflected_borders_and_mirrors(build):
     problem, data, _ = build(augmentation="crop_flip", clean_share=1.0)
     (first,), (again,) = (batches(problem, data, [0]) for _ in range(2))
     np.testing.assert_array_equal(first.images, again.images)
+    plain, of_plain, _ = build(augmentation="none", clean_share=1.0)
+    (still,) = batches(plain, of_plain, [0])
+    np.testing.assert_array_equal(first.labels, still.labels)
+    assert np.mean(np.abs(first.images - still.images).max(axis=(1, 2, 3)) > 1e-3) > 0.9
 
 
 # Schedules and arms.
@@ -235,7 +241,10 @@ def test_a_schedule_that_is_cut_short_skips_its_later_phases():
         ({"num_train": 60_000}, "config.num_train = 60000: must be at most 50000"),
         ({"num_test": 20_000}, "config.num_test = 20000: must be at most 10000"),
         ({"rate_factor": None}, "config.rate_factor is not set"),
-        ({"anneal_epochs": (3, 2)}, "must rise"),
+        ({"anneal_epochs": (3, 2)}, "must be one or more epochs from 2 on, rising"),
+        ({"anneal_epochs": ()}, "must be one or more epochs from 2 on, rising"),
+        ({"anneal_epochs": (1,)}, "must be one or more epochs from 2 on, rising"),
+        ({"num_train_eval": 71}, "config.num_train_eval = 71: must be at most num_train = 70"),
         ({"schedule": "early"}, "schedule 'early' has its own"),
         ({"schedule": "late"}, "config.schedule = 'late': must be one of default, early, custom"),
         ({"train_set": ("clean_part",), "clean_share": 0.0}, "'clean_part' would be empty"),
@@ -281,36 +290,43 @@ def test_noise_of_level_zero_is_no_noise(build):
     assert abs(float(of_level[None][0]) - float(of_level[0.4][0])) > 1e-3
 
 
-@pytest.mark.parametrize("num_test", [30, 130])
-def test_evaluation_against_plain_sums(build, num_test):
-    """The last batch is padded where 125 does not divide the number of images."""
-    problem, data, _ = build(num_test=num_test, record_examples="yes")
+@pytest.mark.parametrize("train_set", [None, *patch_cifar.TRAIN_SETS])
+def test_evaluation_against_plain_sums(build, train_set, monkeypatch):
+    """Groups of different sizes share batches, of which the last is padded; a member of the clean
+    part is judged by its own training images."""
+    monkeypatch.setattr(patch_cifar, "EVALUATION_BATCH", 48)
+    problem, data, _ = build(record_examples="yes")
+    assert problem.group_sizes == (60, 30, 30, 40)
+    assert problem.num_evaluation_batches == 4
+    task = None if train_set is None else jnp.int32(patch_cifar.TRAIN_SETS.index(train_set))
     model = problem.init(jax.random.key(0))
-    values = engine.make_evaluate(problem, "dispatch")(data, None, model)
+    values = engine.make_evaluate(problem, "dispatch")(data, task, model)
     own, shared = data.own, data.shared
 
-    def accuracy(images, labels, draws):
+    def judge(images, labels, draws):
         labels = jnp.asarray(labels).astype(jnp.int32)
         inputs = problem.patched(problem.normalised(images), labels, own, draws)
         variables = {"params": model.params, "batch_stats": model.stats}
         logits = np.asarray(problem.network.apply(variables, inputs, False))
         losses = -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(labels)), labels]
-        return (logits.argmax(1) == labels), losses.mean()
+        return logits.argmax(1) == labels, losses
 
-    count = min(num_test, 70)
-    draws = jax.tree.map(lambda leaf: leaf[:count], own.train)
-    right, loss = accuracy(shared.train_images[:count], shared.train_labels[:count], draws)
-    assert float(values["train_loss"]) == pytest.approx(loss, rel=1e-4)
-    assert float(values["train_accuracy"]) == pytest.approx(right.mean())
-    np.testing.assert_array_equal(values["train_right"], right)
-    unpatched = own.test._replace(clean=jnp.ones(num_test, bool))
+    draws = jax.tree.map(lambda leaf: leaf[:60], own.train)
+    if train_set == "all_clean":
+        draws = draws._replace(clean=jnp.ones(60, bool))
+    right, losses = judge(shared.train_images[:60], shared.train_labels[:60], draws)
+    judged = np.asarray(draws.clean) if train_set == "clean_part" else np.ones(60, bool)
+    assert float(values["train_loss"]) == pytest.approx(losses[judged].mean(), rel=1e-4)
+    assert float(values["train_accuracy"]) == pytest.approx(right[judged].mean())
+    np.testing.assert_array_equal(np.asarray(values["train_right"])[judged], right[judged])
+    unpatched = own.test._replace(clean=jnp.ones(30, bool))
     of_test = shared.test_images, shared.test_labels
     for name, arguments in {
         "clean": (*of_test, unpatched),
         "mixed": (*of_test, own.test),
-        "patch": (shared.test_images, own.alone_labels, own.alone),
+        "patch": (jnp.tile(shared.test_images, (2, 1, 1, 1))[:40], own.alone_labels, own.alone),
     }.items():
-        wanted = accuracy(*arguments)[0].mean()
+        wanted = judge(*arguments)[0].mean()
         assert float(values[f"{name}_accuracy"]) == pytest.approx(wanted), name
 
 
@@ -351,7 +367,8 @@ def test_a_run_follows_the_contract(small, tmp_path):
     assert results.first_learned(ds).dims == ("seed", "arm", "example")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3 * 4
-    assert json.loads(lines[-1])["arm"] == "noise"
+    last = json.loads(lines[-1])
+    assert (last["arm"], last["dataset"]) == ("noise", "procedural")
     assert "train_right" not in json.loads(lines[-1])
     tree, meta = checkpoint.restore(tmp_path / "run")
     assert tree["velocity"]["linear"]["kernel"].shape == (1, 3, 64, 10)
@@ -369,7 +386,7 @@ def test_members_are_paired_at_the_start(build):
 
 @pytest.mark.parametrize("mapping", ["loop", "unroll"])
 def test_a_run_that_was_stopped_goes_on_bit_by_bit(small, tmp_path, monkeypatch, mapping):
-    values = small(mapping=mapping, keep_at=(1.0,))
+    values = small(mapping=mapping, keep_at=(0.0, 1.0, 3.0))
     run(values, tmp_path / "whole")
     original, seen = progress.Progress.update, []
 
@@ -390,7 +407,9 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(small, tmp_path, monkeypatch,
         assert whole.read_bytes() == parts.read_bytes()
     ends = [checkpoint.restore(tmp_path / name)[0] for name in ("whole", "parts")]
     jax.tree.map(np.testing.assert_array_equal, *ends)
-    assert checkpoint.restore(tmp_path / "parts", step=3)[1]["kept"] == [3]
+    assert checkpoint.restore(tmp_path / "parts")[1]["kept"] == [0, 3, 9]
+    assert {0, 3, 9} <= set(checkpoint.stored_steps(tmp_path / "parts"))
+    assert checkpoint.restore(tmp_path / "parts", step=3)[1]["time"] == pytest.approx(1)
 
 
 def test_ways_to_map_members_agree(small):
@@ -411,6 +430,58 @@ def test_ways_to_map_members_agree(small):
             ends[mapping],
             ends["loop"],
         )
+
+
+def test_the_way_on_a_cpu_keeps_convolutions_out_of_loops_and_groups(small):
+    """No compiled loop and no grouped convolution in the programs of the default way."""
+    parsed = spec.parse(small())
+    assert jax.default_backend() == "cpu"
+    assert parsed.ways == ("dispatch", "unroll")
+    problem, grid = parsed.problem, sweep.make_grid(parsed.problem, (0,), small()["zipped"])
+    members = sweep.place_members(problem, grid, *parsed.ways)
+    members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(3))
+    data, model = members._data[0], problem.init(jax.random.key(0))
+    step = lambda s: engine.train_step(  # noqa: E731
+        problem, data, members._hypers[0][0], s, jnp.int32(0), members._keys[0], 32
+    )
+    texts = [
+        str(jax.make_jaxpr(step)(members._state[0][0])),
+        str(jax.make_jaxpr(problem.evaluate)(data, None, model, jnp.int32(0))),
+    ]
+    for text in texts:
+        assert "conv_general_dilated" in text
+        assert "batch_group_count=1" in text
+        assert "feature_group_count=3" not in text
+        loops = [line for line in text.splitlines() if "while[" in line or "scan[" in line]
+        assert not loops or all("conv" not in line for line in loops)
+
+
+@pytest.mark.parametrize("name", ["patch_cifar", "cifar"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_published_configs_are_built_to_the_last_shape(name, dtype):
+    """Traced without computing anything: data, state, a step of each batch size, an evaluation."""
+    problem = published(name, compute_dtype=dtype)
+    n, m = 50_000, 10_000
+    uint8 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.uint8)  # noqa: E731
+    shared = Images(uint8(n, 32, 32, 3), uint8(n), uint8(m, 32, 32, 3), uint8(m))
+    key = engine.seed_key(0)
+    own = jax.eval_shape(problem.make_data, key, shared)
+    data = Data(shared, own)
+    model = jax.eval_shape(problem.init, key)
+    assert sum(leaf.size for leaf in jax.tree.leaves(model.params)) == 17_116_634
+    hypers = algorithm.on_device(hypers_of(problem, load_config(name).zipped)[0])
+    state = jax.eval_shape(algorithm.init_state, hypers, *model)
+    for size in set(problem.batch_sizes):
+        step = lambda d, s, size=size: engine.train_step(  # noqa: E731
+            problem, d, hypers, s, jnp.int32(0), key, size
+        )
+        after, _ = jax.eval_shape(step, data, state)
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(
+            lambda a: (a.shape, a.dtype), state
+        )
+    sums = jax.eval_shape(problem.evaluate, data, None, model, jnp.int32(0))
+    values = jax.eval_shape(problem.summarize, data, None, model, sums)
+    assert set(values) == set(problem.variables)
 
 
 def test_gradient_noise_moves_the_weights_of_a_network(small):

@@ -173,3 +173,15 @@ def test_the_accuracy_table_without_patches(patched):
     plain = patched.drop_vars(["patch_accuracy", "mixed_accuracy"])
     columns = results.accuracy_table(plain).columns
     assert columns == ("arm", "annealed at", "final clean %", "final train loss", "diverged")
+
+
+def test_every_annealing_is_marked(patched):
+    curves = ("seed", "arm", "epoch")
+    rate = np.broadcast_to([[0.1, 0.1, 0.02, 0.02, 0.004], [0.004] * 5], (2, 2, 5))
+    level = np.broadcast_to([[0.0] * 5, [0.4, 0.4, 0.4, 0.0, np.nan]], (2, 2, 5))
+    patched["learning_rate"], patched["activation_noise"] = (curves, rate), (curves, level)
+    assert results.annealing_times(patched) == [2.0, 3.0, 4.0]
+    axis = figures.patch_accuracy(patched).axes[1]
+    marks = [line.get_xdata()[0] for line in axis.lines if line.get_color() == "0.6"]
+    assert marks == [2.0, 3.0, 4.0]
+    assert results.annealing_times(patched.drop_vars(["learning_rate"])) == [3.0]

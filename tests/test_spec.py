@@ -45,6 +45,8 @@ def test_the_difference_names_the_fields(tiny):
             "config.problem = 'three_layer': must be one of lazy_limit, patch_cifar, two_layer",
         ),
         ({"problem": None}, "config.problem"),
+        ({"problem": "math:sqrt"}, "MODULE:CLASS of your own (TypeError: sqrt has no Fields)"),
+        ({"problem": "nowhere:Line"}, "No module named 'nowhere'"),
         ({"widht": 3}, "config.widht: problem 'two_layer' has no such field"),
         ({"m_v": -4}, "config.m_v = -4: must be a whole number from 1"),
         ({"seeds": (1, 1)}, "distinct"),

@@ -1,12 +1,14 @@
 """Axes and members, and that no way of driving or mapping them changes a number."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
 
-from lr_order_jax import algorithm, engine, spec, sweep
+from lr_order_jax import algorithm, engine, fields, spec, sweep
 from lr_order_jax.algorithm import Status, TrainState
 from lr_order_jax.fields import ConfigError
 
@@ -89,6 +91,16 @@ def test_wrong_zips_are_refused(zipped, told):
         sweep.make_axes(problem.fields, zipped)
 
 
+def test_a_repeated_name_is_refused(tiny):
+    @dataclasses.dataclass(frozen=True)
+    class Named:
+        eta: tuple = fields.positive(many=True)
+        arm: tuple = fields.words(swept=True)
+
+    with pytest.raises(ConfigError, match="same value twice"):
+        sweep.make_axes(Named(eta=(0.1, 0.2), arm=("a", "a")), ("arm+eta",))
+
+
 def test_a_repeated_value_is_refused_but_not_a_repeated_zipped_field():
     with pytest.raises(ConfigError, match="same value twice"):
         sweep.make_axes(toy.make(eta=(0.1, 0.1)).fields, ())
@@ -131,6 +143,36 @@ def test_driving_and_mapping_change_rounding_at_most(problem, driving, mapping):
     other = run(problem, 60, driving, mapping)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, other)
     assert_equal((plain.phase, plain.phase_counts), (other.phase, other.phase_counts))
+
+
+@pytest.mark.parametrize(("driving", "mapping"), WAYS)
+def test_batches_of_several_sizes_come_in_their_turn_however_chunks_are_cut(driving, mapping):
+    """Each step adds its batch size, weighted by the step, to the weights."""
+    sizes = (4, 4, 3)
+
+    @dataclasses.dataclass(frozen=True)
+    class Counting(toy.Toy):
+        batch_sizes = sizes
+
+        def batch(self, data, task, key, step, size):
+            return jnp.float32(size) * (step.astype(jnp.float32) + 1)
+
+        def loss(self, params, stats, batch, noise_level, key):
+            return -batch * jnp.mean(params["a"]) * toy.SIZE, stats
+
+    problem = Counting(toy.make(eta=(1.0, 2.0), lam=(0.0,)).fields, tau_0=0.0, tau_xi=None)
+    grid, state = start(problem)
+    for chunks in ((7,), (1, 2, 3, 1), (2, 0, 5)):
+        members = sweep.place_members(problem, grid, driving, mapping)
+        members.put(state, range(2))
+        t = 0
+        for count in chunks:
+            members.advance(t, count)
+            t += count
+        wanted = sum(sizes[t % 3] * (t + 1) for t in range(7))
+        a = members.fetch("params")["a"]
+        np.testing.assert_allclose(a[:, 0], wanted, rtol=1e-6)
+        np.testing.assert_allclose(a[:, 1], 2 * wanted, rtol=1e-6)
 
 
 def test_mapped_members_equal_single_runs(problem):

@@ -26,8 +26,17 @@ def test_parameter_count_is_that_of_the_authors_network():
 
 
 def test_there_are_13_noise_sites():
-    stats = shapes(WideResNet(depth=16, widen_factor=1))["batch_stats"]
-    assert len(jax.tree.leaves(stats)) == 2 * 13
+    """Draws in the program of a training pass, each of one image for all examples and channels."""
+    model = WideResNet(depth=16, widen_factor=1)
+    x, variables = jnp.zeros((2, 32, 32, 3)), shapes(model)
+
+    def apply(variables, level):
+        rngs = {"activation_noise": jax.random.key(0)}
+        return model.apply(variables, x, True, level, mutable=["batch_stats"], rngs=rngs)
+
+    for level, count in ((jnp.float32(0.4), 13), (None, 0)):
+        text = str(jax.make_jaxpr(apply)(variables, level))
+        assert text.count("random_bits[") == count
 
 
 def test_a_wrong_depth_is_refused():

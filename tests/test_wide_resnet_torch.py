@@ -112,3 +112,33 @@ def test_logits_gradients_statistics_and_three_sgd_steps_equal_torch():
         {"params": params, "batch_stats": stats}, jnp.asarray(images.transpose(0, 2, 3, 1)), False
     )
     assert_close({"logits": ours}, {"logits": theirs}, "evaluation")
+
+
+def test_activation_noise_stands_where_pytorch_has_it(monkeypatch):
+    """The same eps at all sites of both networks: logits and statistics of a training pass."""
+
+    def eps(height, width):
+        rows, columns = np.mgrid[:height, :width].astype(np.float32)
+        return np.sin(rows) + np.cos(2 * columns)
+
+    torch.manual_seed(1)
+    net, model = TorchNet(widen=1), WideResNet(depth=16, widen_factor=1)
+    variables = {"params": from_torch(net, lambda t: t), "batch_stats": stats_from_torch(net)}
+    images = np.random.default_rng(2).normal(size=(8, 3, 32, 32)).astype(np.float32)
+    with monkeypatch.context() as patch:
+        drawn = lambda key, shape: jnp.asarray(eps(*shape[1:3]))[None, :, :, None]  # noqa: E731
+        patch.setattr(jax.random, "normal", drawn)
+        logits, updated = model.apply(
+            variables,
+            jnp.asarray(images.transpose(0, 2, 3, 1)),
+            True,
+            jnp.float32(0.7),
+            mutable=["batch_stats"],
+            rngs={"activation_noise": jax.random.key(0)},
+        )
+    monkeypatch.setattr(torch, "randn", lambda *s, device: torch.from_numpy(eps(*s[2:])))
+    theirs = net(torch.from_numpy(images), 0.7).detach().numpy()
+    assert_close({"logits": logits}, {"logits": theirs}, "logits")
+    assert_close(updated["batch_stats"], stats_from_torch(net), "statistics")
+    quiet = net(torch.from_numpy(images)).detach().numpy()
+    assert np.abs(quiet - theirs).max() > 0.01 * np.abs(theirs).max()

@@ -66,7 +66,7 @@ class Toy:
             phase_steps=np.array([0, NEVER]),
             loss_thresholds=np.full(2, -np.inf),
             weight_decay=np.float64(values["lam"]),
-            tau_xi=np.float64(self.tau_xi),
+            tau_xi=None if self.tau_xi is None else np.float64(self.tau_xi),
         )
 
     def batch(self, data, task, key, step, size):

@@ -3,25 +3,29 @@
     python -m analysis.benchmarks.ways [--widths=1,4] [--members=1,3] [--out=ways.json]
         [--config.batch_size=64] [--config.FIELD=VALUE ...]
 
-Trains the members of configs/patch_cifar.py (on the stand-in, 32x32, noise in one arm) by each way
-of the package (DRIVING:MAPPING), and by the same step as its users would write it without the
-package:
+Trains the members of configs/patch_cifar.py (on the stand-in, with noise in every second member) by
+each way of the package (DRIVING:MAPPING), and by the same step without its engine:
 
     plain:loop      one jitted step a member, called in turn
     plain:unroll    one jit with all members inside
     torch           PyTorch, channels last, members in turn (where it is installed)
 
-Every system runs in a process of its own, which gives its peak memory and lets one fail alone; they
-take their steps in turns, so that a slow spell of the machine meets all. Reported are medians over
-the rounds: milliseconds a member and image, the ratio to the first way, seconds to compile, MiB.
+The latter three train on one batch that is ready in memory; the package's ways draw, gather and
+patch a batch in each step. Every system runs in a process of its own, which gives its peak memory
+and lets one fail alone; they take their steps in turns, so that a slow spell of the machine meets
+all. Reported are medians over the rounds: milliseconds a member and image, the ratios to the
+fastest JAX way and to PyTorch, seconds to compile, MiB.
 """
 
+import itertools
 import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from typing import Any
 
@@ -37,6 +41,7 @@ _DTYPES = flags.DEFINE_list("dtypes", ["float32"], "float32, tf32 (GPU), bfloat1
 _WAYS = flags.DEFINE_list("ways", WAYS.split(","), "DRIVING:MAPPING, plain:..., torch.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 2, "Steps a round.", lower_bound=1)
+_SECONDS = flags.DEFINE_integer("seconds", 300, "Limit of one answer of one way.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "JSON file for the table.")
 _CHILD = flags.DEFINE_string("child", None, "Way to run in this process (used internally).")
 
@@ -45,8 +50,8 @@ def prepare(width: int, members: int, dtype: str) -> Any:
     """The config of one workload, noise in every second member."""
     c = _CONFIG.value.copy_and_resolve_references()
     with c.unlocked():
-        c.update({"dataset": "procedural", "num_train": 40 * c.batch_size, "num_test": 125})
-        c.update({"widen_factor": width, "num_seeds": 1, "schedule": "custom"})
+        c.update({"dataset": "procedural", "num_test": 1, "num_train_eval": 1})
+        c.update({"widen_factor": width, "num_seeds": 1, "num_patch_eval": 1})
         c.compute_dtype = "bfloat16" if dtype == "bfloat16" else "float32"
         c.arm = tuple(f"member {i}" for i in range(members))
         c.eta_init = tuple(0.01 * (i + 1) for i in range(members))
@@ -90,10 +95,11 @@ def plain(config: Any, mapping: str) -> Any:
     data = sweep.data_of_seed(grid.data, 0)
     key = engine.stream_key(grid.keys[0], engine.Stream.BATCH)
     model = problem.init(key)
+    size, decay, momentum = problem.batch_sizes[0], config.lam[0], config.momentum[0]
+    ready = jax.jit(problem.batch, static_argnums=4)(data, None, key, jnp.int32(0), size)
 
-    def one(member, rate, level, t, data):
+    def one(member, rate, level, t, batch):
         params, stats, velocity = member
-        batch = problem.batch(data, None, key, t, problem.batch_sizes[0])
 
         def loss(params):
             logits, new = problem.network.apply(
@@ -105,9 +111,11 @@ def plain(config: Any, mapping: str) -> Any:
             return jnp.mean(losses), new["batch_stats"]
 
         (_, stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        grads = jax.tree.map(lambda g, u: g + 5e-4 * u, grads, params)
-        velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, grads)
-        params = jax.tree.map(lambda u, g, v: u - rate * (g + 0.9 * v), params, grads, velocity)
+        grads = jax.tree.map(lambda g, u: g + decay * u, grads, params)
+        velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, grads)
+        params = jax.tree.map(
+            lambda u, g, v: u - rate * (g + momentum * v), params, grads, velocity
+        )
         return params, stats, velocity
 
     rates = [jnp.float32(rate) for rate in config.eta_init]
@@ -117,16 +125,16 @@ def plain(config: Any, mapping: str) -> Any:
     if mapping == "loop":
         step = jax.jit(one, donate_argnums=0)
         every = lambda state, t: [  # noqa: E731
-            step(*member, t, data) for member in zip(state, rates, levels, strict=True)
+            step(*member, t, ready) for member in zip(state, rates, levels, strict=True)
         ]
     else:
         together = jax.jit(
-            lambda state, rates, levels, t, data: [
-                one(*member, t, data) for member in zip(state, rates, levels, strict=True)
+            lambda state, rates, levels, t, ready: [
+                one(*member, t, ready) for member in zip(state, rates, levels, strict=True)
             ],
             donate_argnums=0,
         )
-        every = lambda state, t: together(state, rates, levels, t, data)  # noqa: E731
+        every = lambda state, t: together(state, rates, levels, t, ready)  # noqa: E731
 
     def take(start, count):
         nonlocal state
@@ -137,24 +145,29 @@ def plain(config: Any, mapping: str) -> Any:
     return take
 
 
-def in_torch(config: Any, width: int) -> Any:
+def in_torch(config: Any, dtype: str) -> Any:
     """The network of torch_net.py with SGD, channels last, noise where the arm has it."""
     import torch
 
     from analysis.benchmarks.torch_net import TorchNet
 
+    if config.depth != 16:
+        raise ValueError("the network of torch_net.py has depth 16")
     torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype != "float32"
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
     layout = torch.channels_last
 
     def make() -> Any:
-        net: Any = TorchNet(width).to(device)
+        net: Any = TorchNet(config.widen_factor).to(device)
         return net.to(memory_format=layout)
 
     nets = [make() for _ in config.eta_init]
     optimisers = [
-        torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        torch.optim.SGD(
+            net.parameters(), rate, config.momentum[0], weight_decay=config.lam[0], nesterov=True
+        )
         for net, rate in zip(nets, config.eta_init, strict=True)
     ]
     side, size = config.side, config.batch_size
@@ -166,7 +179,9 @@ def in_torch(config: Any, width: int) -> Any:
         for _ in range(max(count, 1)):
             for net, optimiser, level in zip(nets, optimisers, config.noise_init, strict=True):
                 optimiser.zero_grad()
-                torch.nn.functional.cross_entropy(net(images, level), labels).backward()
+                with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+                    loss = torch.nn.functional.cross_entropy(net(images, level), labels)
+                loss.backward()
                 optimiser.step()
         if gpu:
             torch.cuda.synchronize()
@@ -179,7 +194,7 @@ def child(way: str, width: int, members: int, dtype: str) -> None:
     config = prepare(width, members, dtype)
     start = time.perf_counter()
     if way == "torch":
-        take = in_torch(config, width)
+        take = in_torch(config, dtype)
     else:
         import jax
 
@@ -214,55 +229,94 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def measure(way: str, arguments: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "analysis.benchmarks.ways", *arguments, f"--child={way}"]
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
-    )
+class Child:
+    """A way running in a process of its own. It is dead once it gave no answer in time."""
 
+    def __init__(self, way: str, arguments: list[str]):
+        command = [sys.executable, "-m", "analysis.benchmarks.ways", *arguments, f"--child={way}"]
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        pipe = subprocess.PIPE
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `close`)
+        self.process: Any = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True, env=environment
+        )
+        self.alive = True
 
-def answer(process: subprocess.Popen) -> dict | None:
-    """The next line of a child; None if it has died (of memory, or for lack of PyTorch)."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    return json.loads(line) if line else None
+    def answer(self, *question: int) -> dict | None:
+        """What it says, to numbers if any are given; None if it is dead."""
+        if not self.alive:
+            return None
+        timer = threading.Timer(_SECONDS.value, self.process.kill)
+        timer.start()
+        try:
+            if question:
+                print(*question, file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline())
+        except (ValueError, BrokenPipeError):
+            self.alive = False
+            return None
+        finally:
+            timer.cancel()
+
+    def close(self) -> str:
+        """Ends it; returns the last line of its errors."""
+        self.process.kill()
+        self.process.wait()
+        self.errors.seek(0)
+        lines = self.errors.read().strip().splitlines()
+        self.errors.close()
+        return lines[-1] if lines else f"no answer within {_SECONDS.value} s"
 
 
 def workload(width: int, members: int, dtype: str) -> list[dict[str, Any]]:
     """A row for each way: compiled one after the other, then timed in turns."""
     passed = [a for a in sys.argv[1:] if a.startswith("--config")]
     passed += [f"--widths={width}", f"--members={members}", f"--dtypes={dtype}"]
-    running: dict[str, subprocess.Popen] = {}
+    children: dict[str, Child] = {}
     rows: dict[str, dict[str, Any]] = {}
     for way in _WAYS.value:
-        process = measure(way, passed)
-        if told := answer(process):
-            running[way], rows[way] = process, told | {"seconds": []}
-    step = 1
-    for _ in range(_ROUNDS.value):
-        for way, process in running.items():
-            assert process.stdin is not None
-            print(step, _STEPS.value, file=process.stdin, flush=True)
-            if told := answer(process):
+        children[way] = Child(way, passed)
+        rows[way] = {"way": way, "seconds": [], **(children[way].answer() or {})}
+    for i in range(_ROUNDS.value):
+        for way, running in children.items():
+            if told := running.answer(1 + i * _STEPS.value, _STEPS.value):
                 rows[way]["seconds"].append(told["seconds"])
                 rows[way]["mib"] = told["mib"]
-        step += _STEPS.value
-    for process in running.values():
-        process.kill()
-        process.wait()
     images = members * _CONFIG.value.batch_size * _STEPS.value
-    table, first = [], None
-    for way in _WAYS.value:
-        row: dict[str, Any] = {"width": width, "members": members, "dtype": dtype, "way": way}
-        if (seen := rows.get(way)) and seen["seconds"]:
-            time_each = 1e3 * statistics.median(seen["seconds"]) / images
-            first = first or time_each
-            row |= {"ms_a_member_image": time_each, "ratio": time_each / first}
-            row |= {"compile_s": seen["compile"], "mib": seen["mib"]}
+    table: list[dict[str, Any]] = []
+    for way, running in children.items():
+        row = {"width": width, "members": members, "dtype": dtype, **rows[way]}
+        was_alive, error = running.alive, running.close()
+        if was_alive:
+            row["ms_a_member_image"] = 1e3 * statistics.median(row["seconds"]) / images
+        else:
+            row["error"] = error
         table.append(row)
+    times = {row["way"]: row["ms_a_member_image"] for row in table if "error" not in row}
+    bases = {"to_fastest": min((v for w, v in times.items() if w != "torch"), default=None)}
+    bases["to_torch"] = times.get("torch")
+    for row in table:
+        for name, base in bases.items():
+            row[name] = times[row["way"]] / base if base and row["way"] in times else None
     return table
+
+
+FORMS = ("{:>5}", "{:>7}", "{:>8}", "{:<16}", "{:>15}", "{:>8}", "{:>6}", "{:>9}", "{:>7}")
+HEAD = [
+    "width",
+    "members",
+    "dtype",
+    "way",
+    "ms/member-image",
+    "/fastest",
+    "/torch",
+    "compile,s",
+    "MiB",
+]
+
+
+def line(values: Any) -> str:
+    return " ".join(form.format(value) for form, value in zip(FORMS, values, strict=True))
 
 
 def main(argv: list[str]) -> None:
@@ -270,26 +324,25 @@ def main(argv: list[str]) -> None:
     if _CHILD.value:
         child(_CHILD.value, widths[0], members[0], _DTYPES.value[0])
         return
-    print(f"{'width':>5} {'members':>7} {'dtype':>8} {'way':<16} {'ms/member-image':>15} "
-          f"{'ratio':>6} {'compile s':>9} {'MiB':>7}")  # fmt: skip
+    print(line(HEAD), flush=True)
     table: list[dict[str, Any]] = []
-    for dtype in _DTYPES.value:
-        for width in widths:
-            for count in members:
-                for row in workload(width, count, dtype):
-                    table.append(row)
-                    head = f"{width:5} {count:7} {dtype:>8} {row['way']:<16}"
-                    if "ratio" not in row:
-                        print(f"{head} failed", flush=True)
-                        continue
-                    print(
-                        f"{head} {row['ms_a_member_image']:15.4f} {row['ratio']:6.2f} "
-                        f"{row['compile_s']:9.1f} {row['mib']:7.0f}",
-                        flush=True,
-                    )
-    if _OUT.value:
-        with open(_OUT.value, "w") as file:
-            json.dump(table, file, indent=2)
+    for dtype, width, count in itertools.product(_DTYPES.value, widths, members):
+        for row in workload(width, count, dtype):
+            table.append(row)
+            first = [row["width"], row["members"], row["dtype"], row["way"]]
+            if "error" in row:
+                print(line([*first, "failed", "", "", "", ""]), row["error"], flush=True)
+                continue
+            ratios = [
+                "-" if row[n] is None else f"{row[n]:.2f}" for n in ("to_fastest", "to_torch")
+            ]
+            numbers = [f"{row['ms_a_member_image']:.4f}", *ratios]
+            print(
+                line([*first, *numbers, f"{row['compile']:.1f}", f"{row['mib']:.0f}"]), flush=True
+            )
+        if _OUT.value:
+            with open(_OUT.value, "w") as file:
+                json.dump(table, file, indent=2)
 
 
 if __name__ == "__main__":

@@ -31,20 +31,22 @@ def load(data_dir: str | None, cache: pathlib.Path | None = None) -> Images:
     Args:
       data_dir: the directory in which TFDS has prepared cifar10 (it holds a folder `cifar10`);
         None: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-      cache: the cache file; None: `cache_file()`.
+      cache: the cache file, which is read instead where it exists; None: `cache_file()`.
 
     Raises:
       ConfigError: if the data are nowhere, with what to do. Nothing is downloaded.
     """
     cache = cache or cache_file()
-    if cache.exists():
-        return _read_cache(cache)
     folder = pathlib.Path(
         data_dir or os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets"
     )
-    if not list(folder.glob("cifar10/*/dataset_info.json")):
+    is_prepared = bool(list(folder.glob("cifar10/*/dataset_info.json")))
+    if cache.exists() and (is_prepared or not data_dir):
+        return _read_cache(cache)
+    if not is_prepared:
+        nor = "" if data_dir else f", nor is there {cache}"
         raise ConfigError(
-            f"config.data_dir = {str(folder)!r}: holds no prepared cifar10, nor is there {cache}; "
+            f"config.data_dir = {str(folder)!r}: holds no prepared cifar10{nor}; "
             "prepare it by `tfds build cifar10 --file_format=array_record --data_dir=DIR`, or take "
             "the stand-in, --config.dataset=procedural"
         )

@@ -5,9 +5,9 @@ the last batch is short where the batch size does not divide the set. Epochs are
 a schedule names those *at whose start* the rate and the noise level are multiplied by their
 factors: annealing "at epoch 30" happens after 29 epochs. A member of factors 1 is never annealed.
 
-A record evaluates the network with running statistics on `num_test` images of each of four groups:
-training images as the member sees them, clean test images, test images patched by the law of the
-training images (mixed), and patches alone with random labels.
+A record evaluates the network with running statistics on four groups of images: training images as
+the member is trained on them, clean test images, test images patched by the law of the training
+images (mixed), and patches alone with random labels. Their patches are drawn once for a seed.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ SCHEDULES = {  # epochs at whose start a member is annealed, and the factor of i
 
 TRAIN_SETS = ("mixture", "clean_part", "all_clean")
 GROUPS = ("train", "clean", "mixed", "patch")
-EVALUATION_BATCH = 125  # images of each group
+EVALUATION_BATCH = 500  # images, of whatever groups
 
 VARIABLES = {
     "train_loss": Variable("cross-entropy of training images, in evaluation mode"),
@@ -57,8 +57,8 @@ class Own(NamedTuple):
     train: Draws  # (n,) `clean` is for good; the others are used where the partition is fixed
     clean_first: jax.Array  # (n,) int32: training images, the clean ones first
     test: Draws  # (num_test,)
-    alone: Draws  # (num_test,) patches without image
-    alone_labels: jax.Array  # (num_test,) int32
+    alone: Draws  # (num_patch_eval,) patches without image
+    alone_labels: jax.Array  # (num_patch_eval,) int32
 
 
 class Batch(NamedTuple):
@@ -109,6 +109,8 @@ class PatchCifar:
         data_dir: str | None = fields.path()
         num_train: int = fields.integer(1)
         num_test: int = fields.integer(1)
+        num_train_eval: int = fields.integer(1)
+        num_patch_eval: int = fields.integer(1)
         record_examples: str = fields.choice("no", "yes")
         side: int = fields.integer(8, SIDE)  # images are averaged down to so many pixels a side
         augmentation: str = fields.choice("none", "crop_flip")
@@ -147,13 +149,21 @@ class PatchCifar:
             most = sizes[name.removeprefix("num_")]
             if (given := getattr(section, name)) > most:
                 raise ConfigError(f"config.{name} = {given}: must be at most {most}")
+        if section.num_train_eval > section.num_train:
+            raise ConfigError(
+                f"config.num_train_eval = {section.num_train_eval}: must be at most "
+                f"num_train = {section.num_train}"
+            )
         if "clean_part" in section.train_set and section.clean_share == 0:
             raise ConfigError("config.clean_share = 0: train_set 'clean_part' would be empty")
         if section.schedule == "custom":
             if section.rate_factor is None:
                 raise ConfigError("config.rate_factor is not set: schedule 'custom' needs it")
-            if list(section.anneal_epochs) != sorted(set(section.anneal_epochs)):
-                raise ConfigError(f"config.anneal_epochs = {section.anneal_epochs}: must rise")
+            epochs = section.anneal_epochs
+            if not epochs or min(epochs) < 2 or list(epochs) != sorted(set(epochs)):
+                raise ConfigError(
+                    f"config.anneal_epochs = {epochs}: must be one or more epochs from 2 on, rising"
+                )
         elif section.anneal_epochs:
             raise ConfigError(
                 f"config.anneal_epochs = {section.anneal_epochs}: "
@@ -181,8 +191,8 @@ class PatchCifar:
         numbers = {name: told for name, told in VARIABLES.items() if name in names}
         if self.fields.record_examples == "no":
             return numbers
-        told = "1 where a training image is classified rightly, else 0"
-        over = (("example", min(self.fields.num_train, self.fields.num_test)),)
+        told = "1 where a training image (example: its number) is classified rightly, else 0"
+        over = (("example", self.fields.num_train_eval),)
         return numbers | {"train_right": Variable(told, over=over)}
 
     @property
@@ -242,8 +252,8 @@ class PatchCifar:
             train=train,
             clean_first=jnp.argsort(~train.clean, stable=True).astype(jnp.int32),
             test=patches.sample_draws(key_test, c.num_test, c.clean_share, c.alone_share),
-            alone=patches.sample_draws(key_alone, c.num_test, 0.0, 1.0),
-            alone_labels=jax.random.randint(key_labels, (c.num_test,), 0, CLASSES),
+            alone=patches.sample_draws(key_alone, c.num_patch_eval, 0.0, 1.0),
+            alone_labels=jax.random.randint(key_labels, (c.num_patch_eval,), 0, CLASSES),
         )
 
     def normalised(self, images) -> jax.Array:
@@ -272,7 +282,10 @@ class PatchCifar:
         order_key = jax.random.fold_in(jax.random.fold_in(key, 0), step // steps)
         order = jax.random.permutation(order_key, c.num_train)
         index = jax.lax.dynamic_slice(order, (step % steps * c.batch_size,), (size,))
-        index, clean = _of_train_set(own, task, index)
+        if task is not None:  # the clean part is passed over several times an epoch
+            num_clean = jnp.sum(own.train.clean, dtype=jnp.int32)
+            of_part = own.clean_first[index % num_clean]
+            index = jnp.where(task == TRAIN_SETS.index("clean_part"), of_part, index)
         if c.partition == "access":
             draws = patches.sample_draws(key_draws, size, 0.0, c.alone_share)
         else:
@@ -280,7 +293,7 @@ class PatchCifar:
         images, labels = shared.train_images[index], shared.train_labels[index].astype(jnp.int32)
         if c.augmentation == "crop_flip":
             images = _crop_and_flip(key_augment, images)
-        draws = draws._replace(clean=clean)
+        draws = draws._replace(clean=_is_clean(own, task, index))
         return Batch(self.patched(self.normalised(images), labels, own, draws), labels)
 
     # Network.
@@ -313,57 +326,63 @@ class PatchCifar:
     # Evaluation.
 
     @property
-    def num_evaluation_batches(self) -> int:
-        return -(-self.fields.num_test // EVALUATION_BATCH)
-
-    def evaluation_batch(self, data, task, index) -> tuple[Batch, jax.Array]:
-        """Images of all groups, one group after the other, and which of them count."""
+    def group_sizes(self) -> tuple[int, ...]:
+        """Images evaluated of each group."""
         c = self.fields
+        return (c.num_train_eval, c.num_test, c.num_test, c.num_patch_eval)[: len(self.groups)]
+
+    @property
+    def num_evaluation_batches(self) -> int:
+        return -(-sum(self.group_sizes) // EVALUATION_BATCH)
+
+    def evaluation_batch(self, data, task, index) -> tuple[Batch, jax.Array, jax.Array]:
+        """A batch of the images of all groups, one group after the other; and of each image its
+        group, or -1 where it does not count, and its row in the group."""
         shared, own = data
-        rows = index * EVALUATION_BATCH + jnp.arange(EVALUATION_BATCH, dtype=jnp.int32)
+        ends = np.cumsum(self.group_sizes)
+        slot = index * EVALUATION_BATCH + jnp.arange(EVALUATION_BATCH, dtype=jnp.int32)
+        group = jnp.searchsorted(jnp.asarray(ends, jnp.int32), slot, side="right")
+        group = group.astype(jnp.int32)
+        starts = jnp.asarray([0, *ends], jnp.int32)
+        row = slot - starts[group]
+        in_train, alone = group == 0, group == 3
+        row = jnp.minimum(row, jnp.asarray([*self.group_sizes, 1], jnp.int32)[group] - 1)
 
-        def of(images, labels, draws, where):
-            labels = labels[where].astype(jnp.int32)
-            chosen = self.normalised(images[where])
-            return self.patched(chosen, labels, own, draws), labels
+        def choose(of_train, of_test, of_alone):
+            """Row by row from the group's array; rows past the end of the others are not used."""
+            wide = (-1,) + (1,) * (of_train.ndim - 1)
+            of_other = jnp.where(alone.reshape(wide), _rows(of_alone, row), _rows(of_test, row))
+            return jnp.where(in_train.reshape(wide), _rows(of_train, row), of_other)
 
-        take = lambda draws, where: jax.tree.map(lambda leaf: leaf[where], draws)  # noqa: E731
-        in_train, clean = _of_train_set(own, task, jnp.minimum(rows, c.num_train - 1))
-        in_test = jnp.minimum(rows, c.num_test - 1)
-        test = take(own.test, in_test)
-        unpatched = test._replace(clean=jnp.ones_like(test.clean))
-        train = take(own.train, in_train)._replace(clean=clean)
-        parts = [
-            of(shared.train_images, shared.train_labels, train, in_train),
-            of(shared.test_images, shared.test_labels, unpatched, in_test),
-        ]
-        counts = [rows < min(c.num_train, c.num_test), rows < c.num_test]
-        if self.has_patches:
-            parts += [
-                of(shared.test_images, shared.test_labels, test, in_test),
-                of(shared.test_images, own.alone_labels, take(own.alone, in_test), in_test),
-            ]
-            counts += [rows < c.num_test] * 2
-        images, labels = (jnp.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return Batch(images, labels), jnp.concatenate(counts)
+        images = choose(shared.train_images, shared.test_images, shared.test_images)
+        labels = choose(shared.train_labels, shared.test_labels, own.alone_labels.astype(jnp.uint8))
+        labels = labels.astype(jnp.int32)
+        draws = jax.tree.map(choose, own.train, own.test, own.alone)
+        clean = jnp.where(in_train, _is_clean(own, task, row), draws.clean | (group == 1))
+        images = self.patched(self.normalised(images), labels, own, draws._replace(clean=clean))
+        counts = slot < ends[-1]
+        if task is not None:  # the training images of the clean part alone
+            in_part = clean | (task != TRAIN_SETS.index("clean_part"))
+            counts &= in_part | ~in_train
+        return Batch(images, labels), jnp.where(counts, group, -1), row
 
     def evaluate(self, data, task, model, index):
-        batch, counts = self.evaluation_batch(data, task, index)
+        batch, group, row = self.evaluation_batch(data, task, index)
         variables = {"params": model.params, "batch_stats": model.stats}
         logits: Any = self.network.apply(variables, batch.images, False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        right = jnp.argmax(logits, axis=-1) == batch.labels
+        right = (jnp.argmax(logits, axis=-1) == batch.labels).astype(jnp.float32)
+        of_group = jax.nn.one_hot(group, len(self.groups))  # a row of zeros for -1
 
         def by_group(values):
-            counted = jnp.where(counts, values.astype(jnp.float32), 0.0)
-            return jnp.sum(counted.reshape(len(self.groups), -1), axis=1)
+            return jnp.sum(values[:, None] * of_group, axis=0)
 
-        sums = {"loss": by_group(losses), "right": by_group(right), "count": by_group(counts)}
+        sums = {"loss": by_group(losses), "right": by_group(right)}
+        sums["count"] = by_group(jnp.ones_like(right))
         if self.fields.record_examples == "yes":  # each batch adds its own rows
-            rows = index * EVALUATION_BATCH + jnp.arange(EVALUATION_BATCH, dtype=jnp.int32)
-            size = self.variables["train_right"].shape
-            train = right[:EVALUATION_BATCH].astype(jnp.float32)
-            sums["each"] = jnp.zeros(size).at[rows].set(train, mode="drop")
+            size = self.fields.num_train_eval
+            row = jnp.where(group == 0, row, size)
+            sums["each"] = jnp.zeros(size).at[row].set(right, mode="drop")
         return sums
 
     def summarize(self, data, task, model, sums):
@@ -376,17 +395,15 @@ class PatchCifar:
         return values
 
 
-def _of_train_set(own: Own, task, index) -> tuple[jax.Array, jax.Array]:
-    """A member's images for positions in the whole training set, and which of them are clean.
+def _rows(array, index) -> jax.Array:
+    """Rows of an array; its last one for an index beyond the end."""
+    return array[jnp.minimum(index, len(array) - 1)]
 
-    A member of the clean part passes over it several times in an epoch, which is as long for all.
-    """
-    if task is None:
-        return index, own.train.clean[index]
-    num_clean = jnp.maximum(jnp.sum(own.train.clean, dtype=jnp.int32), 1)
-    in_part = task == TRAIN_SETS.index("clean_part")
-    index = jnp.where(in_part, own.clean_first[index % num_clean], index)
-    return index, own.train.clean[index] | (task == TRAIN_SETS.index("all_clean"))
+
+def _is_clean(own: Own, task, index) -> jax.Array:
+    """Whether a member sees these training images without patch."""
+    clean = _rows(own.train.clean, index)
+    return clean if task is None else clean | (task == TRAIN_SETS.index("all_clean"))
 
 
 def _crop_and_flip(key, images) -> jax.Array:
