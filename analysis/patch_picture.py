@@ -42,6 +42,7 @@ def draw(parsed: spec.Spec):
     grid = sweep.make_grid(problem, (seed,), parsed.common.zipped)
     data = sweep.data_of_seed(grid.data, 0)
     key = engine.stream_key(grid.keys[0], engine.Stream.BATCH)
+    data = data._replace(epoch=problem.draw_epoch(data, key, 0))
     size = problem.batch_sizes[0]
 
     def first_batch(of):

@@ -5,8 +5,9 @@ Purpose   A large initial rate generalizes better once it is annealed, although 
           of the difference (table of H.1: the paper reports +4.72 points for the small rate).
 Variants  (none)   WideResNet-16-10 without augmentation, 200 epochs, annealed at 60, 120 and 150.
                    For a GPU.
-          small    WideResNet-16-2 on 10,000 images averaged to 16x16, 20 epochs: 2 CPU cores.
+          small    WideResNet-16-2 on 10,000 images averaged to 16x16, 20 epochs: for 2 CPU cores.
           smoke    a toy network on the procedural stand-in: under a minute, no effect.
+Expected  Neither `small` nor the published variant has been run to the end yet.
 Data      As for configs/patch_cifar.py.
 Command   python -m lr_order_jax.main --config=configs/cifar.py:small
 """

@@ -1,12 +1,16 @@
 """Figure 3: large against small initial rate on CIFAR-10 with a patch that can be memorized.
 
 Purpose   Shows the learning order inverted on a real task: the small rate learns the patch (hard to
-          fit, easy to generalize) at once and neglects the images; the large rate ignores the patch
-          until it is annealed. A third arm has the small rate and noise before the activations.
+          fit, easy to generalize) early and neglects the images; the large rate does not see the
+          patch before it is annealed, and learns more of the images. A third arm has the small rate
+          and noise before the activations.
 Variants  (none)   as published: WideResNet-16-10, 50,000 images of 32x32, 60 epochs. For a GPU.
           small    WideResNet-16-4 on 10,000 images averaged to 16x16, 6x6 patch, zeta 0.15: a
-                   preset in which the effect shows on 2 CPU cores, about an hour a seed.
+                   preset in which the effect shows on 2 CPU cores, about 40 minutes a seed.
           smoke    a toy network on the procedural stand-in: under a minute, no effect.
+Expected  Of `small`, seeds 0 and 1, just before annealing: accuracy on patches alone 79 and 43 % at
+          the small rate, 10 and 10 % at the large one; on clean images 41 and 46 % against 50 and
+          54 %, at the end 42 and 42 % against 61 and 64 %. The published variant is not run yet.
 Data      CIFAR-10 prepared by TFDS (see the README), or --config.dataset=procedural, a stand-in of
           textures on which nothing is claimed.
 Command   python -m lr_order_jax.main --config=configs/patch_cifar.py:small

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from lr_order_jax import algorithm
 from lr_order_jax.algorithm import Hypers, TrainState
-from lr_order_jax.problem import Data, Model, MovesItself, Problem
+from lr_order_jax.problem import Data, DrawsEpochs, Model, MovesItself, Problem
 
 PyTree = Any
 
@@ -75,6 +75,24 @@ def train_step(
             xi = algorithm.gradient_noise(noise_key, state.params)
         update = functools.partial(algorithm.descend, hypers, state, grads, stats, xi)
     return algorithm.transition(hypers, state, loss, update), {"loss": loss}
+
+
+def epochs(problem: Problem, start: int, count: int) -> Iterator[tuple[int | None, int, int]]:
+    """Steps [start, start + count) cut at epochs: (epoch, first step, steps) each.
+
+    One piece with None for a problem that draws nothing once an epoch.
+    """
+    if not isinstance(problem, DrawsEpochs):
+        yield None, start, count
+        return
+    stop, length = start + count, len(problem.batch_sizes)
+    while True:
+        epoch = start // length
+        end = min(stop, (epoch + 1) * length)
+        yield epoch, start, end - start
+        if end == stop:
+            return
+        start = end
 
 
 def runs(batch_sizes: Sequence[int], start: int, count: int) -> Iterator[tuple[int, int, int]]:

@@ -47,6 +47,7 @@ class Data(NamedTuple):
 
     shared: PyTree  # one for all seeds: a data set
     own: PyTree  # drawn for the seed
+    epoch: PyTree = ()  # drawn for the seed's present epoch, see `DrawsEpochs`
 
 
 class Ways(NamedTuple):
@@ -155,6 +156,15 @@ class Problem(Protocol):
     def summarize(self, data: Data, task: PyTree, model: Model, sums: PyTree) -> dict[str, Any]:
         """Values named and shaped as in `variables`, from the sums over all batches and the model
         itself."""
+        ...
+
+
+@runtime_checkable
+class DrawsEpochs(Protocol):
+    """A problem that draws something once an epoch, a cycle of `batch_sizes`: such as its order."""
+
+    def draw_epoch(self, data: Data, key, epoch) -> PyTree:
+        """What `batch` finds in `Data.epoch`; `key` is the seed's batch stream."""
         ...
 
 

@@ -11,7 +11,7 @@ On the device the members are `Stacked` (the same arrays, mapped by `vmap` or a 
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +44,7 @@ class Grid(NamedTuple):
     members: tuple[Mapping[str, Any], ...]  # (H,): value of each sweepable field
     seeds: tuple[int, ...]  # (S,)
     keys: jax.Array  # (S,) typed keys
-    data: Data  # leaves of `own` are (S, ...)
+    data: Data  # leaves of `own` and `epoch` are (S, ...)
     hypers: Hypers  # host leaves (S, H, ...)
 
     @property
@@ -135,7 +135,8 @@ def make_grid(problem: Problem, seeds: Sequence[int], zipped: Sequence[str]) -> 
 
 def data_of_seed(data: Data, s: int) -> Data:
     """The data of the seed with index s."""
-    return Data(data.shared, jax.tree.map(lambda leaf: leaf[s], data.own))
+    own, epoch = jax.tree.map(lambda leaf: leaf[s], (data.own, data.epoch))
+    return Data(data.shared, own, epoch)
 
 
 def init_state(problem: Problem, grid: Grid) -> TrainState:
@@ -169,11 +170,37 @@ def place_members(problem: Problem, grid: Grid, driving: str, mapping: str) -> "
     return way(problem, grid, driving, mapping)
 
 
+class _Epochs:
+    """The data of all seeds with what is drawn for the present epoch."""
+
+    def __init__(self, problem: Problem, grid: Grid):
+        self._problem, self._grid = problem, grid
+        self._drawn: tuple[int | None, Data] = (None, grid.data)
+
+        @jax.jit
+        def draw(data, keys, epoch):
+            def of_seed(own, key):
+                key = engine.stream_key(key, Stream.BATCH)
+                return problem.draw_epoch(Data(data.shared, own), key, epoch)  # type: ignore
+
+            return jax.vmap(of_seed)(data.own, keys)
+
+        self._draw = draw
+
+    def __call__(self, start: int, count: int) -> Iterator[tuple[Data, int, int]]:
+        """Steps [start, start + count) cut at epochs: (data, first step, steps) each."""
+        for epoch, first, steps in engine.epochs(self._problem, start, count):
+            if epoch != self._drawn[0]:
+                data, keys = self._grid.data, self._grid.keys
+                self._drawn = epoch, data._replace(epoch=self._draw(data, keys, jnp.int32(epoch)))
+            yield self._drawn[1], first, steps
+
+
 class Stacked:
     """Members as arrays with leaves (S, C, ...): S seeds, C columns of hyperparameters."""
 
     def __init__(self, problem: Problem, grid: Grid, driving: str, mapping: str):
-        self._grid = grid
+        self._grid, self._epochs = grid, _Epochs(problem, grid)
         sizes = problem.batch_sizes
         self._advance = engine.drive(mapped_step(problem, mapping), driving, sizes)
         self._evaluate = engine.make_evaluate(problem, driving)
@@ -193,8 +220,9 @@ class Stacked:
 
     def advance(self, start: int, count: int) -> None:
         """Takes steps; 0 of them compile the programs."""
-        data, keys = self._grid.data, self._grid.keys
-        self._state = self._advance(data, self._hypers, self._state, keys, start, count)
+        for data, first, steps in self._epochs(start, count):
+            of_members = data, self._hypers, self._state, self._grid.keys
+            self._state = self._advance(*of_members, first, steps)
 
     def measure(self, due: np.ndarray) -> dict[str, np.ndarray]:
         """Evaluates members, given by an (S, C) bool array, one after the other.
@@ -248,26 +276,25 @@ def _blank(shapes: Mapping[str, tuple], members: tuple[int, ...]) -> dict[str, n
 def mapped_step(problem: Problem, mapping: str) -> Callable:
     """One member's step mapped over stacked members, as `engine.drive` wants it."""
 
-    def step(own, shared, hypers, state, t, key, size):
-        return engine.train_step(problem, Data(shared, own), hypers, state, t, key, size)[0]
-
     def vmapped(data, hypers, state, t, keys, size):
-        def one(own, h, s, key):
-            return step(own, data.shared, h, s, t, key, size)
+        def one(d, h, s, key):
+            return engine.train_step(problem, d, h, s, t, key, size)[0]
 
         over_hypers = jax.vmap(one, in_axes=(None, 0, 0, None))
-        return jax.vmap(over_hypers, in_axes=(0, 0, 0, 0))(data.own, hypers, state, keys)
+        over_seeds = jax.vmap(over_hypers, in_axes=(Data(None, 0, 0), 0, 0, 0))
+        return over_seeds(data, hypers, state, keys)
 
     def looped(data, hypers, state, t, keys, size):
         def row(of_seed):
-            own, hs, ss, key = of_seed
+            own, epoch, hs, ss, key = of_seed
+            d = Data(data.shared, own, epoch)
 
             def one(member):
-                return step(own, data.shared, member[0], member[1], t, key, size)
+                return engine.train_step(problem, d, member[0], member[1], t, key, size)[0]
 
             return jax.lax.map(one, (hs, ss))
 
-        return jax.lax.map(row, (data.own, hypers, state, keys))
+        return jax.lax.map(row, (data.own, data.epoch, hypers, state, keys))
 
     return vmapped if mapping == "vmap" else looped
 
@@ -276,7 +303,7 @@ class Apart:
     """Members as arrays of their own, in S rows of C; the methods of `Stacked`."""
 
     def __init__(self, problem: Problem, grid: Grid, driving: str, mapping: str):
-        self._grid, self._mapping = grid, mapping
+        self._grid, self._mapping, self._epochs = grid, mapping, _Epochs(problem, grid)
         self._data = [data_of_seed(grid.data, s) for s in range(len(grid.seeds))]
         self._keys = list(grid.keys)
 
@@ -311,14 +338,19 @@ class Apart:
         return jax.tree.map(stack, *rows)
 
     def advance(self, start: int, count: int) -> None:
-        if self._mapping == "unroll":
-            every = (self._data, self._hypers, self._state, self._keys)
-            self._state = self._advance(*every, start, count)
-            return
+        for data, first, steps in self._epochs(start, count):
+            of_seeds = [data_of_seed(data, s) for s in range(len(self._keys))]
+            if self._mapping == "unroll":
+                of_members = of_seeds, self._hypers, self._state, self._keys
+                self._state = self._advance(*of_members, first, steps)
+            else:
+                self._advance_in_turn(of_seeds, first, steps)
+
+    def _advance_in_turn(self, of_seeds: list[Data], start: int, count: int) -> None:
         for s, row in enumerate(self._state):
             for h, state in enumerate(row):
                 if int(state.status) == Status.RUNNING:
-                    arguments = self._data[s], self._hypers[s][h], state, self._keys[s]
+                    arguments = of_seeds[s], self._hypers[s][h], state, self._keys[s]
                     row[h] = self._advance(*arguments, start, count)
                     if count == 0:  # compiled for all
                         return

@@ -49,8 +49,12 @@ KEY = engine.stream_key(engine.seed_key(0), engine.Stream.BATCH)
 
 def batches(problem, data, steps, task=None, key=KEY):
     make = jax.jit(problem.batch, static_argnums=4)
-    sizes = problem.batch_sizes
-    return [make(data, task, key, jnp.int32(t), sizes[t % len(sizes)]) for t in steps]
+    sizes, made = problem.batch_sizes, []
+    for t in steps:
+        epoch = problem.draw_epoch(data, key, t // len(sizes))
+        now = data._replace(epoch=epoch)
+        made.append(make(now, task, key, jnp.int32(t), sizes[t % len(sizes)]))
+    return made
 
 
 def which(problem, data, images):
@@ -440,7 +444,8 @@ def test_the_way_on_a_cpu_keeps_convolutions_out_of_loops_and_groups(small):
     problem, grid = parsed.problem, sweep.make_grid(parsed.problem, (0,), small()["zipped"])
     members = sweep.place_members(problem, grid, *parsed.ways)
     members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(3))
-    data, model = members._data[0], problem.init(jax.random.key(0))
+    data = sweep.data_of_seed(next(members._epochs(0, 1))[0], 0)
+    model = problem.init(jax.random.key(0))
     step = lambda s: engine.train_step(  # noqa: E731
         problem, data, members._hypers[0][0], s, jnp.int32(0), members._keys[0], 32
     )
@@ -466,7 +471,7 @@ def test_the_published_configs_are_built_to_the_last_shape(name, dtype):
     shared = Images(uint8(n, 32, 32, 3), uint8(n), uint8(m, 32, 32, 3), uint8(m))
     key = engine.seed_key(0)
     own = jax.eval_shape(problem.make_data, key, shared)
-    data = Data(shared, own)
+    data = Data(shared, own, jax.eval_shape(problem.draw_epoch, Data(shared, own), key, 0))
     model = jax.eval_shape(problem.init, key)
     assert sum(leaf.size for leaf in jax.tree.leaves(model.params)) == 17_116_634
     hypers = algorithm.on_device(hypers_of(problem, load_config(name).zipped)[0])
@@ -505,6 +510,7 @@ def test_bfloat16_keeps_float32_parameters_and_statistics(build):
         algorithm.on_device(jax.tree.map(lambda leaf: leaf[0, 0], grid.hypers)), *model
     )
     hypers = algorithm.on_device(jax.tree.map(lambda leaf: leaf[0, 0], grid.hypers))
+    data = data._replace(epoch=problem.draw_epoch(data, KEY, 0))
     step = jax.jit(lambda s: engine.train_step(problem, data, hypers, s, jnp.int32(0), KEY, 32))
     after, info = step(state)
     assert {leaf.dtype for leaf in jax.tree.leaves((after.params, after.stats))} == {

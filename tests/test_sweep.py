@@ -147,29 +147,33 @@ def test_driving_and_mapping_change_rounding_at_most(problem, driving, mapping):
 
 @pytest.mark.parametrize(("driving", "mapping"), WAYS)
 def test_batches_of_several_sizes_come_in_their_turn_however_chunks_are_cut(driving, mapping):
-    """Each step adds its batch size, weighted by the step, to the weights."""
+    """Each step adds its batch size, weighted by the step, to the weights; and 100 to the power of
+    its epoch, which is drawn for the epoch."""
     sizes = (4, 4, 3)
 
     @dataclasses.dataclass(frozen=True)
     class Counting(toy.Toy):
         batch_sizes = sizes
 
+        def draw_epoch(self, data, key, epoch):
+            return 100.0 ** epoch.astype(jnp.float32)
+
         def batch(self, data, task, key, step, size):
-            return jnp.float32(size) * (step.astype(jnp.float32) + 1)
+            return jnp.float32(size) * (step.astype(jnp.float32) + 1) + data.epoch
 
         def loss(self, params, stats, batch, noise_level, key):
             return -batch * jnp.mean(params["a"]) * toy.SIZE, stats
 
     problem = Counting(toy.make(eta=(1.0, 2.0), lam=(0.0,)).fields, tau_0=0.0, tau_xi=None)
     grid, state = start(problem)
-    for chunks in ((7,), (1, 2, 3, 1), (2, 0, 5)):
+    for chunks in ((7,), (1, 2, 3, 1), (0, 2, 0, 5)):
         members = sweep.place_members(problem, grid, driving, mapping)
         members.put(state, range(2))
         t = 0
         for count in chunks:
             members.advance(t, count)
             t += count
-        wanted = sum(sizes[t % 3] * (t + 1) for t in range(7))
+        wanted = sum(sizes[t % 3] * (t + 1) + 100.0 ** (t // 3) for t in range(7))
         a = members.fetch("params")["a"]
         np.testing.assert_allclose(a[:, 0], wanted, rtol=1e-6)
         np.testing.assert_allclose(a[:, 1], 2 * wanted, rtol=1e-6)

@@ -94,6 +94,7 @@ def plain(config: Any, mapping: str) -> Any:
     grid = sweep.make_grid(problem, parsed.seeds, parsed.common.zipped)
     data = sweep.data_of_seed(grid.data, 0)
     key = engine.stream_key(grid.keys[0], engine.Stream.BATCH)
+    data = data._replace(epoch=problem.draw_epoch(data, key, 0))
     model = problem.init(key)
     size, decay, momentum = problem.batch_sizes[0], config.lam[0], config.momentum[0]
     ready = jax.jit(problem.batch, static_argnums=4)(data, None, key, jnp.int32(0), size)

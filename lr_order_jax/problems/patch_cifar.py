@@ -273,14 +273,17 @@ class PatchCifar:
         c = self.fields
         return patches.apply(images, labels, own.patches, draws, c.patch_mode, c.alpha_on)
 
+    def draw_epoch(self, data, key, epoch):
+        """The order of the training set in an epoch."""
+        order_key = jax.random.fold_in(jax.random.fold_in(key, 0), epoch)
+        return jax.random.permutation(order_key, self.fields.num_train)
+
     def batch(self, data, task, key, step, size):
         """`size` images of the epoch's order; the patches are drawn by the step, or fixed."""
         c, steps = self.fields, len(self.batch_sizes)
-        shared, own = data
+        shared, own, order = data
         key_step = jax.random.fold_in(jax.random.fold_in(key, 1), step)
         key_draws, key_augment = jax.random.split(key_step)
-        order_key = jax.random.fold_in(jax.random.fold_in(key, 0), step // steps)
-        order = jax.random.permutation(order_key, c.num_train)
         index = jax.lax.dynamic_slice(order, (step % steps * c.batch_size,), (size,))
         if task is not None:  # the clean part is passed over several times an epoch
             num_clean = jnp.sum(own.train.clean, dtype=jnp.int32)
@@ -338,7 +341,7 @@ class PatchCifar:
     def evaluation_batch(self, data, task, index) -> tuple[Batch, jax.Array, jax.Array]:
         """A batch of the images of all groups, one group after the other; and of each image its
         group, or -1 where it does not count, and its row in the group."""
-        shared, own = data
+        shared, own, _ = data
         ends = np.cumsum(self.group_sizes)
         slot = index * EVALUATION_BATCH + jnp.arange(EVALUATION_BATCH, dtype=jnp.int32)
         group = jnp.searchsorted(jnp.asarray(ends, jnp.int32), slot, side="right")
