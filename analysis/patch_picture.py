@@ -8,6 +8,7 @@ Shows the first images of the first training step of the first seed. With
 """
 
 import dataclasses
+import pathlib
 import sys
 
 import jax
@@ -63,6 +64,8 @@ def draw(parsed: spec.Spec):
 
 def main(argv: list[str]) -> None:
     try:
+        if not pathlib.Path(_OUT.value).absolute().parent.is_dir():
+            raise ConfigError(f"--out={_OUT.value}: its directory does not exist")
         figure = draw(spec.parse(_CONFIG.value))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -40,13 +40,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     # Schedule.
     c.epochs = 200
-    c.batch_size = 128
+    c.batch_size = 128  # at most the training set
     c.schedule = "default"  # at 60, 120 and 150; "early": at epoch 30; "custom": at anneal_epochs
     c.anneal_epochs = ()  # epochs, counted from 1, at whose start members are annealed
 
     # Data. No image has a patch: only clean accuracies are measured.
     c.dataset = "cifar10"  # or "procedural"
-    c.data_dir = config_dict.placeholder(str)  # of TFDS; unset: $TFDS_DATA_DIR
+    c.data_dir = config_dict.placeholder(str)  # of TFDS; unset: the cache file, $TFDS_DATA_DIR
     c.num_train = 50_000  # the first so many training images
     c.num_test = 10_000  # the first so many test images
     c.num_train_eval = 10_000  # of the training images are evaluated at a record
@@ -74,7 +74,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.driving = config_dict.placeholder(str)  # "scan" or "dispatch"; unset: as measured fastest
     c.mapping = config_dict.placeholder(str)  # "vmap", "map", "unroll" or "loop"; unset: likewise
     c.checkpoint_every = 300.0  # seconds
-    c.keep_at = (0.0, 59.0, 119.0, 149.0, 200.0)  # epochs done whose checkpoints are kept for good
+    c.keep_at = (
+        0.0,
+        59.0,
+        119.0,
+        149.0,
+        200.0,
+    )  # the checkpoints after so many epochs are kept for good
 
     if variant == "small":
         c.widen_factor = 2

@@ -44,13 +44,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     # Schedule.
     c.epochs = 60
-    c.batch_size = 128
+    c.batch_size = 128  # at most the training set
     c.schedule = "early"  # at epoch 30; "default": at 60, 120 and 150; "custom": at anneal_epochs
     c.anneal_epochs = ()  # epochs, counted from 1, at whose start members are annealed
 
     # Data.
     c.dataset = "cifar10"  # or "procedural"
-    c.data_dir = config_dict.placeholder(str)  # of TFDS; unset: $TFDS_DATA_DIR
+    c.data_dir = config_dict.placeholder(str)  # of TFDS; unset: the cache file, $TFDS_DATA_DIR
     c.num_train = 50_000  # the first so many training images
     c.num_test = 10_000  # the first so many test images
     c.num_train_eval = 10_000  # of the training images are evaluated at a record
@@ -80,7 +80,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.driving = config_dict.placeholder(str)  # "scan" or "dispatch"; unset: as measured fastest
     c.mapping = config_dict.placeholder(str)  # "vmap", "map", "unroll" or "loop"; unset: likewise
     c.checkpoint_every = 300.0  # seconds
-    c.keep_at = (0.0, 29.0, 60.0)  # epochs done whose checkpoints are kept for good
+    c.keep_at = (0.0, 29.0, 60.0)  # the checkpoints after so many epochs are kept for good
 
     if variant == "small":
         c.widen_factor = 4

@@ -68,6 +68,8 @@ class Checkpoints:
             preservation_policy=self,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=not read_only,  # what a kill inside a write left behind
+            create=not read_only,
+            save_interval_steps=0 if read_only else 1,
             read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)

@@ -59,7 +59,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     except flags.Error as error:
         _refuse(_one_line(error))
     except (AttributeError, KeyError) as error:
-        field = str(error.args[0] if error.args else error).strip("\"'")
+        field = str(error.args[0] if error.args else error).splitlines()[0].strip("\"'")
         if any(re.match(rf"--?config\.{re.escape(field)}\b", argument) for argument in argv):
             _refuse(f"config.{field}: {path} has no such field")
         _refuse(f"--config={file}: {_one_line(error)}")

@@ -23,7 +23,9 @@ class Common:
     """What is computed, apart from the problem."""
 
     seeds: tuple[int, ...] | None = fields.integer(0, many=True, optional=True)
-    num_seeds: int | None = fields.integer(1, optional=True)  # stands for seeds 0..num_seeds-1
+    num_seeds: int | None = fields.integer(
+        1, 1_000_000, optional=True
+    )  # stands for seeds 0..num_seeds-1
     zipped: tuple[str, ...] = fields.words()  # each "a+b": fields a and b are one axis
     num_records: int = fields.integer(1, 1_000_000)  # points of the time grid after the one at 0
 
@@ -94,7 +96,7 @@ def parse(config: Any) -> Spec:
 
 
 def _resolve_ways(how: How, task: problem.Problem) -> How:
-    ways = task.ways.get(jax.default_backend(), task.ways["cpu"])
+    ways = task.ways.get(jax.default_backend(), task.ways.get("cpu", Ways("dispatch", "loop")))
     return dataclasses.replace(
         how, driving=how.driving or ways.driving, mapping=how.mapping or ways.mapping
     )

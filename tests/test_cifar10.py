@@ -46,7 +46,7 @@ def test_a_damaged_cache_is_refused_in_one_line(small, tmp_path, damage):
 
 def test_no_data_are_told_at_once(tmp_path):
     begin = time.monotonic()
-    with pytest.raises(ConfigError, match="holds no prepared cifar10") as error:
+    with pytest.raises(ConfigError, match="holds no folder cifar10") as error:
         cifar10.load(str(tmp_path), tmp_path / "cifar10.npz")
     assert time.monotonic() - begin < 2
     assert "\n" not in str(error.value)
@@ -55,7 +55,7 @@ def test_no_data_are_told_at_once(tmp_path):
 def test_a_wrong_directory_is_refused_although_there_is_a_cache(small, tmp_path):
     cache = tmp_path / "cifar10.npz"
     cifar10._write_cache(small, cache)
-    with pytest.raises(ConfigError, match="holds no prepared cifar10; "):
+    with pytest.raises(ConfigError, match="holds no folder cifar10 prepared by TFDS; "):
         cifar10.load("/nowhere", cache)
 
 

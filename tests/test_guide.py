@@ -61,7 +61,7 @@ def arms(text):
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ["arm=large,middle,small", "arm=mixture,clean_part,all_clean"])
 def test_arms_of_ones_own(folder, text):
-    options = [*arms(text), "--config.num_seeds=1", "--config.num_train=40"]
+    options = [*arms(text), "--config.num_seeds=1", "--config.num_train_eval=40"]
     ds, _ = call(folder, "--config=configs/patch_cifar.py:smoke", *options)
     assert list(ds["arm"].values) == text.removeprefix("arm=").split(",")
     assert np.isfinite(ds["clean_accuracy"]).all()

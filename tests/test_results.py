@@ -182,6 +182,6 @@ def test_every_annealing_is_marked(patched):
     patched["learning_rate"], patched["activation_noise"] = (curves, rate), (curves, level)
     assert results.annealing_times(patched) == [2.0, 3.0, 4.0]
     axis = figures.patch_accuracy(patched).axes[1]
-    marks = [line.get_xdata()[0] for line in axis.lines if line.get_color() == "0.6"]
+    marks = [line.get_xdata()[0] for line in axis.lines if str(line.get_color()) == "0.6"]
     assert marks == [2.0, 3.0, 4.0]
     assert results.annealing_times(patched.drop_vars(["learning_rate"])) == [3.0]

@@ -37,16 +37,15 @@ def load(data_dir: str | None, cache: pathlib.Path | None = None) -> Images:
       ConfigError: if the data are nowhere, with what to do. Nothing is downloaded.
     """
     cache = cache or cache_file()
-    folder = pathlib.Path(
-        data_dir or os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets"
-    )
+    folder = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    folder = folder.expanduser()
     is_prepared = bool(list(folder.glob("cifar10/*/dataset_info.json")))
     if cache.exists() and (is_prepared or not data_dir):
         return _read_cache(cache)
     if not is_prepared:
         nor = "" if data_dir else f", nor is there {cache}"
         raise ConfigError(
-            f"config.data_dir = {str(folder)!r}: holds no prepared cifar10{nor}; "
+            f"config.data_dir = {str(folder)!r}: holds no folder cifar10 prepared by TFDS{nor}; "
             "prepare it by `tfds build cifar10 --file_format=array_record --data_dir=DIR`, or take "
             "the stand-in, --config.dataset=procedural"
         )

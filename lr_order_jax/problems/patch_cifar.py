@@ -103,14 +103,14 @@ class PatchCifar:
         epochs: int = fields.integer(1)
         batch_size: int = fields.integer(1)
         schedule: str = fields.choice(*SCHEDULES, "custom")
-        anneal_epochs: tuple[int, ...] = fields.integer(1, many=True, swept=False, optional=True)
+        anneal_epochs: tuple[int, ...] = fields.integer(2, many=True, swept=False, optional=True)
         # Data.
         dataset: str = fields.choice("cifar10", "procedural")
         data_dir: str | None = fields.path()
         num_train: int = fields.integer(1)
         num_test: int = fields.integer(1)
         num_train_eval: int = fields.integer(1)
-        num_patch_eval: int = fields.integer(1)
+        num_patch_eval: int = fields.integer(1, 100_000)
         record_examples: str = fields.choice("no", "yes")
         side: int = fields.integer(8, SIDE)  # images are averaged down to so many pixels a side
         augmentation: str = fields.choice("none", "crop_flip")
@@ -123,8 +123,8 @@ class PatchCifar:
         patch_mode: str = fields.choice("overwrite", "add")
         alpha_on: str = fields.choice("zeta", "patch")
         # Network.
-        depth: int = fields.integer(10)
-        widen_factor: int = fields.integer(1)
+        depth: int = fields.integer(10, 1000)
+        widen_factor: int = fields.integer(1, 1000)
         noise_shared: tuple[str, ...] = fields.words("names of axes")
         compute_dtype: str = fields.choice("float32", "bfloat16")
 
@@ -154,20 +154,16 @@ class PatchCifar:
                 f"config.num_train_eval = {section.num_train_eval}: must be at most "
                 f"num_train = {section.num_train}"
             )
-        if "clean_part" in section.train_set and section.clean_share == 0:
-            raise ConfigError("config.clean_share = 0: train_set 'clean_part' would be empty")
         if section.schedule == "custom":
             if section.rate_factor is None:
                 raise ConfigError("config.rate_factor is not set: schedule 'custom' needs it")
             epochs = section.anneal_epochs
-            if not epochs or min(epochs) < 2 or list(epochs) != sorted(set(epochs)):
-                raise ConfigError(
-                    f"config.anneal_epochs = {epochs}: must be one or more epochs from 2 on, rising"
-                )
+            if not epochs or list(epochs) != sorted(set(epochs)):
+                raise ConfigError(f"config.anneal_epochs = {epochs}: must be one or more, rising")
         elif section.anneal_epochs:
             raise ConfigError(
                 f"config.anneal_epochs = {section.anneal_epochs}: "
-                f"schedule {section.schedule!r} has its own, take 'custom'"
+                f"schedule {section.schedule!r} has its own: unset it by =(), or take 'custom'"
             )
         else:
             epochs, factor = SCHEDULES[section.schedule]
@@ -219,6 +215,11 @@ class PatchCifar:
         phase_steps = np.diff([0, *ends, c.epochs * steps])
         if values["rate_factor"] == 1 and values["noise_factor"] == 1:  # nothing to anneal
             phase_steps = np.where(phases == 0, c.epochs * steps, 0)
+        if values["train_set"] == "clean_part" and not np.any(data.own.train.clean):
+            raise ConfigError(
+                f"config.clean_share = {c.clean_share:g}: none of the {c.num_train} training "
+                "images is clean, train_set 'clean_part' is empty"
+            )
         has_noise = max(c.tau_xi) > 0
         only_mixture = set(c.train_set) == {"mixture"}
         return Hypers(
