@@ -1,9 +1,12 @@
-"""The sweep of configs/sweep.py in the limit of infinite width: no weights, no seeds' noise.
+"""The sweep of configs/sweep.py in the limit of infinite width.
 
 Purpose   The learning order and the errors without what a finite width blurs: the outputs follow a
           memory equation in closed form (see problems/lazy_limit.py). Finite nets approach it as
           their width grows.
-Time      @TIME@
+Expected  Means over seeds 0..4, least rate against largest: second difference at flow time 40 -0.63
+          against -0.17, which grows to -0.80 by the end; final P-only error 1.71 % against 1.25 %,
+          paired difference 0.46 +- 0.06 points.
+Time      2.5 minutes on 2 cores (30 members, 32,000 steps of the smallest rate).
 Command   python -m lr_order_jax.main --config=configs/lazy_limit.py
           python -m lr_order_jax.main --config=configs/lazy_limit.py:smoke   (seconds, no effect)
 """
