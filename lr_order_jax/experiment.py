@@ -81,9 +81,12 @@ class _Run:
         self.time = np.linspace(0.0, self.problem.horizon(), run_spec.common.num_records + 1)
         self.time_per_step = self.problem.time_per_step(self.grid.hypers)
         self.members = sweep.place_members(self.problem, self.grid, *run_spec.ways)
-        told = dict(results.HOST_VARIABLES)
-        if self.grid.hypers.activation_noise is None:
-            del told["activation_noise"]
+        by_phase = {
+            "learning_rate": self.grid.hypers.rates,
+            "activation_noise": self.grid.hypers.activation_noise,
+        }
+        self.by_phase = {name: leaf for name, leaf in by_phase.items() if leaf is not None}
+        told = {n: v for n, v in results.HOST_VARIABLES.items() if n in (*self.by_phase, "step")}
         self.variables = {**self.problem.variables, **told}
         shape = self.grid.shape
         self.history = results.blank_history(self.variables, (*shape, len(self.time)))
@@ -189,12 +192,8 @@ class _Run:
         A member whose training loss is not finite by now has diverged: its point is not written.
         """
         values = self.members.measure(due[:, self.columns])
-        of_host = {
-            "learning_rate": self.at_phase(self.grid.hypers.rates),
-            "step": self.kept.phase_counts.sum(axis=-1),
-        }
-        if self.grid.hypers.activation_noise is not None:
-            of_host["activation_noise"] = self.at_phase(self.grid.hypers.activation_noise)
+        of_host = {name: self.at_phase(leaf) for name, leaf in self.by_phase.items()}
+        of_host["step"] = self.kept.phase_counts.sum(axis=-1)
         with open(self.workdir / "metrics.jsonl", "a") as file:
             for s, h in np.argwhere(due):
                 column = self.columns.index(h)

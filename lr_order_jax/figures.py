@@ -26,6 +26,15 @@ def _rate_columns(dataset: xr.Dataset) -> list[dict[str, int]]:
     return [c for c in results.columns_of(dataset) if not any(c[a] for a in c if a != rate)]
 
 
+def _mean_and_band(axis: Any, curves: xr.DataArray, colour: Any, label: str) -> None:
+    """A line against time: mean over seeds, with a band of one standard error."""
+    curves = curves.transpose("seed", ...)
+    time = curves[curves.dims[1]].values
+    mean, error = results.mean_and_error(curves.values)
+    axis.plot(time, mean, color=colour, label=label)
+    axis.fill_between(time, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
+
+
 def learning_order(dataset: xr.Dataset) -> Any:
     """Second difference and the losses of Q-only and P-only examples against flow time.
 
@@ -39,18 +48,13 @@ def learning_order(dataset: xr.Dataset) -> Any:
         ("train_loss_q_only", "training loss, Q-only examples", "log"),
         ("train_loss_p_only", "training loss, P-only examples", "linear"),
     )
-    clock = results.clock_of(dataset)
     columns = _rate_columns(dataset)
     figure = Figure(figsize=(12.5, 4.0), layout="constrained")
     axes = figure.subplots(1, len(panels))
     for axis, (name, label, scale) in zip(axes, panels, strict=True):
         for column, colour in zip(columns, _colours(len(columns)), strict=True):
-            curves = dataset[name].isel(column).transpose("seed", ...).values
-            mean, error = results.mean_and_error(curves)
             rate = results.label_of(dataset, column)["eta_init"]
-            time = dataset[clock].values
-            axis.plot(time, mean, color=colour, label=rate)
-            axis.fill_between(time, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
+            _mean_and_band(axis, dataset[name].isel(column), colour, rate)
             annealed, _ = results.mean_and_error(dataset["annealed_at"].isel(column).values)
             if np.isfinite(annealed):
                 axis.axvline(annealed, color=colour, ls=":", lw=0.8)
@@ -96,7 +100,6 @@ def _accuracy_panels(dataset: xr.Dataset, panels: Sequence[tuple[str, str]]) -> 
     band of one standard error, gray lines where members were annealed."""
     from matplotlib.figure import Figure
 
-    clock = results.clock_of(dataset)
     columns = results.columns_of(dataset)
     annealings = results.annealing_times(dataset)
     figure = Figure(figsize=(4.8 * len(panels) + 0.4, 3.8), layout="constrained")
@@ -105,14 +108,9 @@ def _accuracy_panels(dataset: xr.Dataset, panels: Sequence[tuple[str, str]]) -> 
         for time in annealings:
             axis.axvline(time, color="0.6", lw=0.8)
         for column, colour in zip(columns, _colours(len(columns)), strict=True):
-            curves = 100 * dataset[name].isel(column).transpose("seed", ...).values
-            mean, error = results.mean_and_error(curves)
             labels = results.label_of(dataset, column)
             text = ", ".join(labels[axis_name] for axis_name in column)
-            axis.plot(dataset[clock], mean, color=colour, label=text)
-            axis.fill_between(
-                dataset[clock], mean - error, mean + error, color=colour, alpha=0.25, lw=0
-            )
+            _mean_and_band(axis, 100 * dataset[name].isel(column), colour, text)
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
     axes[0].legend(title=", ".join(columns[0]), fontsize="small")

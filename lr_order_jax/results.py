@@ -147,6 +147,12 @@ def rate_dim(dataset: xr.Dataset) -> str:
     return str(dataset["eta_init"].dims[0])
 
 
+def first_time(dataset: xr.Dataset, holds: xr.DataArray) -> xr.DataArray:
+    """Time of the first record at which something holds; NaN if it never does."""
+    clock = clock_of(dataset)
+    return dataset[clock].where(holds).min(clock)
+
+
 def half_times(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     """When each member had half learned P and Q: the times of half of the whole change.
 
@@ -159,7 +165,7 @@ def half_times(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     def first_half(name: str) -> xr.DataArray:
         start = dataset[name].isel({clock: 0}, drop=True)
         share = (dataset[name] - start) / (final(dataset, name) - start)
-        return dataset[clock].where(share >= 0.5).min(clock)
+        return first_time(dataset, share >= 0.5)
 
     return first_half("train_loss_p_only"), first_half("second_difference")
 
@@ -222,6 +228,34 @@ def learning_order(p_times: Any, q_times: Any) -> str:
     return f"{name} ({count}/{known})"
 
 
+Cell = Callable[[Mapping[str, int]], str]  # from the index of a column to its text
+
+
+def _cell(values: xr.DataArray, scale: float, digits: int) -> Cell:
+    return lambda column: _with_error(values.isel(column).values, scale, digits)
+
+
+def _times(values: xr.DataArray) -> Cell:
+    return _cell(values, 1.0, 1)
+
+
+def _table_of_members(
+    dataset: xr.Dataset, cells: Mapping[str, Cell], label: Callable, remarks: list[str]
+) -> Table:
+    """One row a combination of hyperparameters: its label, the cells, how many seeds diverged."""
+    columns, rows = columns_of(dataset), []
+    for column in columns:
+        diverged = int((dataset["status"].isel(column) == Status.DIVERGED).sum())
+        told = [cell(column) for cell in cells.values()]
+        rows.append((*label(dataset, column).values(), *told, str(diverged or "")))
+    return Table(
+        f"{title_of(dataset)}: {dataset.sizes['seed']} seeds, mean +- standard error",
+        (*label(dataset, columns[0]), *cells, "diverged"),
+        rows,
+        remarks,
+    )
+
+
 def learning_order_table(dataset: xr.Dataset) -> Table:
     """One row a combination of hyperparameters: annealing, learning order, final errors in %.
 
@@ -231,27 +265,15 @@ def learning_order_table(dataset: xr.Dataset) -> Table:
     p_half, q_half = half_times(dataset)
     names = ("test_error_p_only", "test_error_q_only", "test_error_both", "test_error")
     errors = [final(dataset, name) for name in names]
-    columns = columns_of(dataset)
-    rows = []
-    for column in columns:
-        p, q = p_half.isel(column).values, q_half.isel(column).values
-        diverged = int((dataset["status"].isel(column) == Status.DIVERGED).sum())
-        numbers = [_with_error(error.isel(column).values, 100) for error in errors]
-        rows.append(
-            (
-                *label_of(dataset, column).values(),
-                _with_error(dataset["annealed_at"].isel(column).values, digits=1),
-                learning_order(p, q),
-                _with_error(q, digits=1),
-                _with_error(p, digits=1),
-                *numbers,
-                str(diverged) if diverged else "",
-            )
-        )
+    cells = {"annealed at": _times(dataset["annealed_at"])}
+    cells["order"] = lambda at: learning_order(p_half.isel(at).values, q_half.isel(at).values)
+    cells |= {"Q half at": _times(q_half), "P half at": _times(p_half)}
+    heads = ("P-only %", "Q-only %", "both %", "test %")
+    cells |= {head: _cell(error, 100, 2) for head, error in zip(heads, errors, strict=True)}
     remarks = []
     rates, dim = dataset["eta_init"].values, rate_dim(dataset)
     if len(rates) > 1:
-        rest = {axis: 0 for axis in columns[0] if axis != dim}
+        rest = {axis: 0 for axis in columns_of(dataset)[0] if axis != dim}
         small = errors[0].isel({dim: int(rates.argmin())} | rest)
         large = errors[0].isel({dim: int(rates.argmax())} | rest)
         told = _with_error((small - large).values, 100)
@@ -259,14 +281,7 @@ def learning_order_table(dataset: xr.Dataset) -> Table:
         remarks.append(
             f"P-only error, smallest less largest rate, paired by seed: {told} points{where}"
         )
-    labels = tuple(label_of(dataset, columns[0]))
-    heads = ("annealed at", "order", "Q half at", "P half at", "P-only %", "Q-only %", "both %")
-    return Table(
-        f"{dataset.attrs['problem']}: {dataset.sizes['seed']} seeds, mean +- standard error",
-        (*labels, *heads, "test %", "diverged"),
-        rows,
-        remarks,
-    )
+    return _table_of_members(dataset, cells, label_of, remarks)
 
 
 def order_index(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
@@ -277,9 +292,8 @@ def order_index(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
       (how much of the images was learned before the patch was), and the epoch of that record. NaN
       where it never does.
     """
-    passed = dataset["patch_accuracy"] > 0.5
+    epoch = first_time(dataset, dataset["patch_accuracy"] > 0.5)
     clock = clock_of(dataset)
-    epoch = dataset[clock].where(passed).min(clock)
     return dataset["clean_accuracy"].where(dataset[clock] == epoch).max(clock), epoch
 
 
@@ -288,8 +302,7 @@ def first_learned(dataset: xr.Dataset) -> xr.DataArray:
 
     For runs with `record_examples`; dimensions seed, those of the axes, `example`.
     """
-    clock = clock_of(dataset)
-    return dataset[clock].where(dataset["train_right"] == 1).min(clock)
+    return first_time(dataset, dataset["train_right"] == 1)
 
 
 def before_annealing(dataset: xr.Dataset, name: str) -> xr.DataArray:
@@ -337,35 +350,18 @@ def accuracy_table(dataset: xr.Dataset) -> Table:
     errors.
     """
     groups = [g for g in ("clean", "mixed", "patch") if f"{g}_accuracy" in dataset]
-    measures: dict[str, tuple[xr.DataArray, float]] = {}
+    cells = {"annealed at": _times(dataset["annealed_at"])}
     if "patch" in groups:
         at_half, epoch = order_index(dataset)
-        measures["patch > 50 % at epoch"] = epoch, 1.0
-        measures["clean % then"] = at_half, 100.0
+        cells["patch > 50 % at epoch"] = _cell(epoch, 1.0, 3)
+        cells["clean % then"] = _cell(at_half, 100.0, 1)
         for group in ("clean", "patch"):
             earlier = before_annealing(dataset, f"{group}_accuracy")
-            measures[f"{group} % before annealing"] = earlier, 100.0
+            cells[f"{group} % before annealing"] = _cell(earlier, 100.0, 1)
     for group in groups:
-        measures[f"final {group} %"] = final(dataset, f"{group}_accuracy"), 100.0
-    measures["final train loss"] = final(dataset, "train_loss"), 1.0
-    rows = []
-    columns = columns_of(dataset)
-    for column in columns:
-        numbers = [
-            _with_error(values.isel(column).values, scale, 3 if scale == 1 else 1)
-            for values, scale in measures.values()
-        ]
-        annealed = _with_error(dataset["annealed_at"].isel(column).values, digits=1)
-        diverged = int((dataset["status"].isel(column) == Status.DIVERGED).sum())
-        labels = _short_label(dataset, column).values()
-        rows.append((*labels, annealed, *numbers, str(diverged or "")))
-    names = tuple(_short_label(dataset, columns[0]))
-    return Table(
-        f"{title_of(dataset)}: {dataset.sizes['seed']} seeds, mean +- standard error",
-        (*names, "annealed at", *measures, "diverged"),
-        rows,
-        [],
-    )
+        cells[f"final {group} %"] = _cell(final(dataset, f"{group}_accuracy"), 100.0, 1)
+    cells["final train loss"] = _cell(final(dataset, "train_loss"), 1.0, 3)
+    return _table_of_members(dataset, cells, _short_label, [])
 
 
 def _short_label(dataset: xr.Dataset, column: Mapping[str, int]) -> dict[str, str]:
@@ -378,24 +374,13 @@ def final_table(dataset: xr.Dataset) -> Table:
 
     For problems without a table of their own. Means over seeds with standard errors.
     """
-    clock, columns = clock_of(dataset), columns_of(dataset)
-    told = [
-        str(name)
+    clock = clock_of(dataset)
+    cells = {
+        f"final {name}": _cell(final(dataset, str(name)), 1.0, 4)
         for name, variable in dataset.data_vars.items()
         if variable.dims[-1:] == (clock,) and name not in HOST_VARIABLES
-    ]
-    ends = [final(dataset, name) for name in told]
-    rows = []
-    for column in columns:
-        diverged = int((dataset["status"].isel(column) == Status.DIVERGED).sum())
-        numbers = [_with_error(end.isel(column).values, digits=4) for end in ends]
-        rows.append((*label_of(dataset, column).values(), *numbers, str(diverged or "")))
-    return Table(
-        f"{title_of(dataset)}: {dataset.sizes['seed']} seeds, mean +- standard error",
-        (*label_of(dataset, columns[0]), *(f"final {name}" for name in told), "diverged"),
-        rows,
-        [],
-    )
+    }
+    return _table_of_members(dataset, cells, label_of, [])
 
 
 TABLES: Mapping[str, Callable[[xr.Dataset], Table]] = {

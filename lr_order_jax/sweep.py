@@ -171,11 +171,11 @@ def place_members(problem: Problem, grid: Grid, driving: str, mapping: str) -> "
 
 
 class _Epochs:
-    """The data of all seeds with what is drawn for the present epoch."""
+    """The data with what is drawn for the present epoch, as the members want them arranged."""
 
-    def __init__(self, problem: Problem, grid: Grid):
-        self._problem, self._grid = problem, grid
-        self._drawn: tuple[int | None, Data] = (None, grid.data)
+    def __init__(self, problem: Problem, grid: Grid, arrange: Callable[[Data], Any]):
+        self._problem, self._grid, self._arrange = problem, grid, arrange
+        self._drawn: tuple[int | None, Any] = (None, arrange(grid.data))
 
         @jax.jit
         def draw(data, keys, epoch):
@@ -187,12 +187,13 @@ class _Epochs:
 
         self._draw = draw
 
-    def __call__(self, start: int, count: int) -> Iterator[tuple[Data, int, int]]:
+    def __call__(self, start: int, count: int) -> Iterator[tuple[Any, int, int]]:
         """Steps [start, start + count) cut at epochs: (data, first step, steps) each."""
         for epoch, first, steps in engine.epochs(self._problem, start, count):
             if epoch != self._drawn[0]:
                 data, keys = self._grid.data, self._grid.keys
-                self._drawn = epoch, data._replace(epoch=self._draw(data, keys, jnp.int32(epoch)))
+                drawn = self._draw(data, keys, jnp.int32(epoch))
+                self._drawn = epoch, self._arrange(data._replace(epoch=drawn))
             yield self._drawn[1], first, steps
 
 
@@ -200,14 +201,13 @@ class Stacked:
     """Members as arrays with leaves (S, C, ...): S seeds, C columns of hyperparameters."""
 
     def __init__(self, problem: Problem, grid: Grid, driving: str, mapping: str):
-        self._grid, self._epochs = grid, _Epochs(problem, grid)
+        self._problem, self._grid, self._driving = problem, grid, driving
+        self._epochs = _Epochs(problem, grid, lambda data: data)
         sizes = problem.batch_sizes
         self._advance = engine.drive(mapped_step(problem, mapping), driving, sizes)
         self._evaluate = engine.make_evaluate(problem, driving)
-        in_a_loop = jax.jit(self._measure_in_a_loop)
-        self._measure: Callable = in_a_loop if driving == "scan" else self._measure_in_turn
+        self._measure_in_a_loop = jax.jit(self._measure_due)
         self._pick = jax.jit(lambda tree, s, h: jax.tree.map(lambda leaf: leaf[s, h], tree))
-        self._shapes = {name: v.shape for name, v in problem.variables.items()}
 
     def put(self, state: TrainState, columns: Sequence[int]) -> None:
         """Puts these columns of a host state, and no others, on the device."""
@@ -234,13 +234,20 @@ class Stacked:
         Returns:
           {variable: (S, C, ...) array, NaN where not due}.
         """
-        order = np.argsort(~due, axis=1, kind="stable").astype(np.int32)
-        counts = due.sum(axis=1).astype(np.int32)
-        model = Model(self._state.params, self._state.stats)
-        values = self._measure(self._grid.data, self._hypers.task, model, order, counts)
-        return {name: np.asarray(v) for name, v in values.items()}
+        data, of_all = self._grid.data, (self._hypers.task, _model(self._state))
+        if self._driving == "scan":
+            order = np.argsort(~due, axis=1, kind="stable").astype(np.int32)
+            counts = due.sum(axis=1).astype(np.int32)
+            values = self._measure_in_a_loop(data, of_all, order, counts)
+            return {name: np.asarray(v) for name, v in values.items()}
 
-    def _measure_in_a_loop(self, data, task, model, order, counts):
+        def one(s, h):
+            of_member = self._pick(of_all, jnp.int32(s), jnp.int32(h))
+            return self._evaluate(data_of_seed(data, s), *of_member)
+
+        return _measure_in_turn(self._problem, due, one)
+
+    def _measure_due(self, data, of_all, order, counts):
         def row(of_seed):
             own, of_members, columns, count = of_seed
 
@@ -251,26 +258,25 @@ class Stacked:
                 return {name: out[name].at[h].set(v) for name, v in values.items()}
 
             blank = {
-                name: jnp.full((*columns.shape, *shape), jnp.nan)
-                for name, shape in self._shapes.items()
+                name: jnp.full((*columns.shape, *variable.shape), jnp.nan)
+                for name, variable in self._problem.variables.items()
             }
             return jax.lax.fori_loop(0, count, one, blank)
 
-        return jax.lax.map(row, (data.own, (task, model), order, counts))
-
-    def _measure_in_turn(self, data, task, model, order, counts):
-        out = _blank(self._shapes, order.shape)
-        for s, (columns, count) in enumerate(zip(order, counts, strict=True)):
-            for h in columns[:count]:
-                of_member = self._pick((task, model), jnp.int32(s), jnp.int32(h))
-                values = self._evaluate(data_of_seed(data, s), *of_member)
-                for name, value in values.items():
-                    out[name][s, h] = value
-        return out
+        return jax.lax.map(row, (data.own, of_all, order, counts))
 
 
-def _blank(shapes: Mapping[str, tuple], members: tuple[int, ...]) -> dict[str, np.ndarray]:
-    return {name: np.full((*members, *shape), np.nan) for name, shape in shapes.items()}
+def _model(state: TrainState) -> Model:
+    return Model(state.params, state.stats)
+
+
+def _measure_in_turn(problem: Problem, due: np.ndarray, evaluate: Callable) -> dict[str, Any]:
+    """`Stacked.measure` by a function (s, h) -> values of that member."""
+    out = {name: np.full((*due.shape, *v.shape), np.nan) for name, v in problem.variables.items()}
+    for s, h in np.argwhere(due):
+        for name, value in evaluate(s, h).items():
+            out[name][s, h] = value
+    return out
 
 
 def mapped_step(problem: Problem, mapping: str) -> Callable:
@@ -303,8 +309,11 @@ class Apart:
     """Members as arrays of their own, in S rows of C; the methods of `Stacked`."""
 
     def __init__(self, problem: Problem, grid: Grid, driving: str, mapping: str):
-        self._grid, self._mapping, self._epochs = grid, mapping, _Epochs(problem, grid)
-        self._data = [data_of_seed(grid.data, s) for s in range(len(grid.seeds))]
+        self._problem, self._grid, self._mapping = problem, grid, mapping
+        self._rows = range(len(grid.seeds))
+        self._epochs = _Epochs(
+            problem, grid, lambda data: [data_of_seed(data, s) for s in self._rows]
+        )
         self._keys = list(grid.keys)
 
         def one(*arguments):
@@ -320,17 +329,15 @@ class Apart:
         self._advance = engine.drive(step, driving, problem.batch_sizes)
         evaluate = engine.make_evaluate(problem, driving)
         self._evaluate = jax.jit(evaluate) if driving == "scan" else evaluate
-        self._shapes = {name: v.shape for name, v in problem.variables.items()}
 
     def put(self, state: TrainState, columns: Sequence[int]) -> None:
         hypers = algorithm.on_device(self._grid.hypers)
-        rows = range(len(self._data))
 
         def member(tree, s, h):
             return jax.tree.map(lambda leaf: jnp.array(leaf[s, h]), tree)  # a copy of its own
 
-        self._state = [[member(state, s, h) for h in columns] for s in rows]
-        self._hypers = [[member(hypers, s, h) for h in columns] for s in rows]
+        self._state = [[member(state, s, h) for h in columns] for s in self._rows]
+        self._hypers = [[member(hypers, s, h) for h in columns] for s in self._rows]
 
     def fetch(self, name: str) -> PyTree:
         stack = lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves])  # noqa: E731
@@ -338,8 +345,7 @@ class Apart:
         return jax.tree.map(stack, *rows)
 
     def advance(self, start: int, count: int) -> None:
-        for data, first, steps in self._epochs(start, count):
-            of_seeds = [data_of_seed(data, s) for s in range(len(self._keys))]
+        for of_seeds, first, steps in self._epochs(start, count):
             if self._mapping == "unroll":
                 of_members = of_seeds, self._hypers, self._state, self._keys
                 self._state = self._advance(*of_members, first, steps)
@@ -356,13 +362,11 @@ class Apart:
                         return
 
     def measure(self, due: np.ndarray) -> dict[str, np.ndarray]:
-        out = _blank(self._shapes, due.shape)
-        for s, h in np.argwhere(due):
-            model = Model(self._state[s][h].params, self._state[s][h].stats)
-            values = self._evaluate(self._data[s], self._hypers[s][h].task, model)
-            for name, value in values.items():
-                out[name][s, h] = value
-        return out
+        def one(s, h):
+            task, model = self._hypers[s][h].task, _model(self._state[s][h])
+            return self._evaluate(data_of_seed(self._grid.data, s), task, model)
+
+        return _measure_in_turn(self._problem, due, one)
 
 
 Members = Stacked | Apart

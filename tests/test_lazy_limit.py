@@ -104,7 +104,7 @@ def test_the_memory_equals_the_sum_over_all_past_steps(values):
         r, g = problem.train_outputs({}, of_member, data)
         np.testing.assert_allclose(r + g, f, atol=1e-3 * np.abs(f).max())
         np.testing.assert_allclose(
-            problem.test_outputs({}, of_member, data)[0], r_test, atol=1e-3 * np.abs(r_test).max()
+            problem.test_r({}, of_member, data), r_test, atol=1e-3 * np.abs(r_test).max()
         )
         difference = [
             d[1] + d[2] - 2 * d[0] for d in (problem.g_of_directions({}, of_member, data), g3)

@@ -449,7 +449,7 @@ def test_the_way_on_a_cpu_keeps_convolutions_out_of_loops_and_groups(small):
     problem, grid = parsed.problem, sweep.make_grid(parsed.problem, (0,), small()["zipped"])
     members = sweep.place_members(problem, grid, *parsed.ways)
     members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(3))
-    data = sweep.data_of_seed(next(members._epochs(0, 1))[0], 0)
+    data = next(members._epochs(0, 1))[0][0]
     model = problem.init(jax.random.key(0))
     step = lambda s: engine.train_step(  # noqa: E731
         problem, data, members._hypers[0][0], s, jnp.int32(0), members._keys[0], 32

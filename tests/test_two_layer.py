@@ -97,8 +97,8 @@ def test_planar_v_follows_ambient_v_with_the_same_draws(tiny):
         small.params,
     )
     np.testing.assert_allclose(
-        ambient.g(big.params, big.stats, data.directions),
-        planar.g(small.params, small.stats, data.directions),
+        ambient.g_of_directions(big.params, big.stats, data),
+        planar.g_of_directions(small.params, small.stats, data),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -114,9 +114,9 @@ def final_second_differences(tiny, representation, seeds):
     members = sweep.place_members(problem, grid, "scan", "vmap")
     members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(1))
     members.advance(0, 60)
-    g = jax.vmap(problem.g)(
+    g = jax.vmap(problem.g_of_directions)(
         *(jax.tree.map(lambda leaf: leaf[:, 0], members.fetch(n)) for n in ("params", "stats")),
-        grid.data.own.directions,
+        grid.data.own,
     )
     return np.asarray(g[:, 1] + g[:, 2] - 2 * g[:, 0]), np.asarray(g[:, 0])
 
@@ -132,7 +132,7 @@ def test_planar_and_ambient_v_have_the_same_law_with_independent_draws(tiny):
 
 def test_the_loss_is_that_of_r_plus_g(tiny):
     problem, key, data, model, _ = build(tiny)
-    r, g = problem.outputs(model.params, model.stats, data.train, data.directions)
+    r, g = problem.train_outputs(model.params, model.stats, data)
     f = np.asarray(r, np.float64) + np.asarray(g, np.float64)
     wanted = np.mean(np.log1p(np.exp(-np.asarray(data.train.y) * f)))
     loss, _ = problem.loss(model.params, model.stats, data, None, key)

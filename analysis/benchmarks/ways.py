@@ -85,9 +85,9 @@ def plain(config: Any, mapping: str) -> Any:
     """The same network, optimiser and batches without the package's engine."""
     import jax
     import jax.numpy as jnp
-    import optax
 
     from lr_order_jax import engine, spec, sweep
+    from lr_order_jax.algorithm import nesterov_step
 
     parsed = spec.parse(config)
     problem: Any = parsed.problem
@@ -102,21 +102,9 @@ def plain(config: Any, mapping: str) -> Any:
     def one(member, rate, level, t, batch):
         params, stats, velocity = member
 
-        def loss(params):
-            logits, new = problem.network.apply(
-                {"params": params, "batch_stats": stats}, batch.images, True, level,
-                mutable=["batch_stats"],
-                rngs={"activation_noise": jax.random.fold_in(key, t)},
-            )  # fmt: skip
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-            return jnp.mean(losses), new["batch_stats"]
-
-        (_, stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        grads = jax.tree.map(lambda g, u: g + decay * u, grads, params)
-        velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, grads)
-        params = jax.tree.map(
-            lambda u, g, v: u - rate * (g + momentum * v), params, grads, velocity
-        )
+        loss = jax.value_and_grad(problem.loss, has_aux=True)
+        (_, stats), grads = loss(params, stats, batch, level, jax.random.fold_in(key, t))
+        params, velocity = nesterov_step(params, velocity, grads, rate, decay, momentum)
         return params, stats, velocity
 
     rates = [jnp.float32(rate) for rate in config.eta_init]
@@ -304,15 +292,8 @@ def workload(width: int, members: int, dtype: str) -> list[dict[str, Any]]:
 
 FORMS = ("{:>5}", "{:>7}", "{:>8}", "{:<16}", "{:>15}", "{:>8}", "{:>6}", "{:>9}", "{:>7}")
 HEAD = [
-    "width",
-    "members",
-    "dtype",
-    "way",
-    "ms/member-image",
-    "/fastest",
-    "/torch",
-    "compile,s",
-    "MiB",
+    *("width", "members", "dtype", "way", "ms/member-image"),
+    *("/fastest", "/torch", "compile,s", "MiB"),
 ]
 
 

@@ -17,6 +17,8 @@ for small c; where c is near 1 (an input with itself, the three directions of Q)
 exponentials of geometrically spaced rates takes its place.
 """
 
+import functools
+
 import numpy as np
 from scipy.optimize import nnls
 
@@ -46,6 +48,7 @@ def series_length(cosine: float, tolerance: float = 1e-7, most: int = 40) -> int
     return most
 
 
+@functools.cache
 def exponential_weights(cosine: float) -> np.ndarray:
     """Weights w >= 0 with arcsin(c e^-u) close to sum_k w_k e^-(FIT_RATES[k] u) for u >= 0.
 

@@ -89,9 +89,7 @@ class PatchCifar:
         eta_init: tuple[float, ...] = fields.positive(many=True)  # initial rate
         arm: tuple[str, ...] = fields.words("a name", swept=True)  # names of the members
         rate_factor: tuple[float, ...] | None = fields.positive(many=True, optional=True)
-        noise_init: tuple[float, ...] = fields.non_negative(
-            many=True
-        )  # initial level of activation noise
+        noise_init: tuple[float, ...] = fields.non_negative(many=True)  # level before activations
         noise_factor: tuple[float, ...] = fields.non_negative(many=True)
         train_set: tuple[str, ...] = fields.choice(*TRAIN_SETS, many=True)
         momentum: tuple[float, ...] = fields.real(

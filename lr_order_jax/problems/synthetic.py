@@ -305,7 +305,7 @@ def summarize(section: SyntheticFields, sums: Mapping[str, Any], g) -> dict[str,
 @dataclasses.dataclass(frozen=True)
 class Synthetic:
     """What all problems on this distribution share. A subclass gives `init`, `tau_xi` and three
-    outputs of its model: on the training examples, on the test examples, and g on Q."""
+    outputs of its model: r on the training examples, r on the test examples, and g on Q."""
 
     fields: Any
 
@@ -330,17 +330,25 @@ class Synthetic:
         """Deviation of the gradient noise of one member, as in `Hypers`."""
         raise NotImplementedError
 
-    def train_outputs(self, params, stats, own) -> tuple[jax.Array, jax.Array]:
-        """r and g of each training example, (n,) and (n,); the model's output is f = r + g."""
+    def train_r(self, params, stats, own) -> jax.Array:
+        """r of each training example, (n,)."""
         raise NotImplementedError
 
-    def test_outputs(self, params, stats, own) -> tuple[jax.Array, jax.Array]:
-        """r and g of each test example."""
+    def test_r(self, params, stats, own) -> jax.Array:
+        """r of each test example, (num_test,)."""
         raise NotImplementedError
 
     def g_of_directions(self, params, stats, own) -> jax.Array:
         """g at z, z + zeta and z - zeta, (3,)."""
         raise NotImplementedError
+
+    def g(self, params, stats, own, examples: Examples) -> jax.Array:
+        """g of each example: g(alpha v) = alpha g(v), so g at the three directions is g on all."""
+        return product(examples.q_coefficients, self.g_of_directions(params, stats, own))
+
+    def train_outputs(self, params, stats, own) -> tuple[jax.Array, jax.Array]:
+        """r and g of each training example, (n,) and (n,); the model's output is f = r + g."""
+        return self.train_r(params, stats, own), self.g(params, stats, own, own.train)
 
     def horizon(self) -> float:
         return self.fields.flow_time_1 + self.fields.flow_time_2
@@ -376,8 +384,8 @@ class Synthetic:
         own = data.own
         r, g = self.train_outputs(model.params, model.stats, own)
         loss, count = group_loss_sums(r + g, own.train)
-        r, g = self.test_outputs(model.params, model.stats, own)
-        wrong = count_errors(r, g, own.test.y)
+        r = self.test_r(model.params, model.stats, own)
+        wrong = count_errors(r, self.g(model.params, model.stats, own, own.test), own.test.y)
         num_test = jnp.float32(own.test.y.shape[0])
         return {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}
 

@@ -52,29 +52,14 @@ class TwoLayer(synthetic.Synthetic):
 
         return {"W": block(c.tau0_w), "V": block(c.tau0_v)}
 
-    def r(self, params, stats, x1):
-        """The network's output on the P block, (3.6): (n, d) -> (n,)."""
-        return net.block_output(stats["w"], params["W"], x1)
+    def train_r(self, params, stats, own):
+        return net.block_output(stats["w"], params["W"], own.train.x1)  # (3.6)
 
-    def g(self, params, stats, directions):
-        """The output on the Q block, (3.5), at z, z + zeta and z - zeta: (3, d) -> (3,)."""
+    def test_r(self, params, stats, own):
+        return net.block_output(stats["w"], params["W"], own.test.x1)
+
+    def g_of_directions(self, params, stats, own):
         if self.fields.v_representation == "planar":  # these three points, whatever the plane
             slopes = (0.0, self.fields.r, -self.fields.r)
             return net.planar_output(stats["v"], params["V"], slopes)
-        return net.block_output(stats["v"], params["V"], directions)
-
-    def outputs(self, params, stats, examples, directions):
-        """r and g of examples. g(alpha v) = alpha g(v), so g at the three directions is g on every
-        example."""
-        g3 = self.g(params, stats, directions)
-        r = self.r(params, stats, examples.x1)
-        return r, net.product(examples.q_coefficients, g3)
-
-    def train_outputs(self, params, stats, own):
-        return self.outputs(params, stats, own.train, own.directions)
-
-    def test_outputs(self, params, stats, own):
-        return self.outputs(params, stats, own.test, own.directions)
-
-    def g_of_directions(self, params, stats, own):
-        return self.g(params, stats, own.directions)
+        return net.block_output(stats["v"], params["V"], own.directions)  # (3.5)
