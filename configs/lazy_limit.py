@@ -18,6 +18,10 @@ import ml_collections
 
 BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("sweep.py")))
 VARIANTS = BASE["VARIANTS"]
+OF_A_NETWORK = (
+    *("m_w", "m_v", "tau0_w", "tau0_v", "u_law", "v_representation"),
+    *("noise_law", "noise_in", "probes"),
+)
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -26,6 +30,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"configs/lazy_limit.py has no variant {variant!r}, use 'smoke' or none")
     c = BASE["get_config"](variant)
     c.problem = "lazy_limit"
-    for name in ("m_w", "m_v", "tau0_w", "tau0_v", "u_law", "v_representation"):
+    for name in OF_A_NETWORK:
         del c[name]
+    c.flow_step = 0.0  # flow time that one step may take; 0: the steps of the algorithm
     return c

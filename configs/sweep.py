@@ -36,6 +36,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.lam = (1e-3,)  # weight decay lambda
     c.tau_xi = config_dict.placeholder(tuple)  # noise deviation; unset: Assumption 3.1, by block
     c.noise_scale = (1.0,)  # multiplies tau_xi
+    c.noise_init = (0.0,)  # Gaussian noise before the activations, relative to tau0 (F.1)
+    c.noise_factor = (0.0,)  # times this once annealed
 
     # Distribution (section 2).
     c.d = 200  # dimensions of each block
@@ -53,6 +55,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.tau0_v = 3.0  # deviation of V's initial entries
     c.u_law = "sign"  # second layer: +-1/sqrt(m); or "gaussian"
     c.v_representation = "planar"  # or "ambient": V in all d dimensions
+    c.noise_law = "weights"  # noise before activations: "weights": fresh by weight; "units"
+    c.noise_in = "pattern"  # it decides which units are active; "both": it enters the output too
+    c.probes = ()  # of "decomposition", "lemma_5_2", "lemma_5_3": see problems/probes.py
 
     # Members and measurements.
     c.num_seeds = 5  # stands for the seeds 0..4

@@ -62,6 +62,7 @@ class TrainState(NamedTuple):
     params: PyTree
     stats: PyTree
     velocity: PyTree  # like params; {} without momentum
+    watched: PyTree  # what probes carry through the steps; {} without
     phase: jax.Array  # () int32: the phase that the next step belongs to
     phase_counts: jax.Array  # (K,) int32: steps taken in each phase
     status: jax.Array  # () int32: a `Status`
@@ -91,13 +92,14 @@ def _following(hypers: Hypers, phase):
     return jnp.argmax(later).astype(jnp.int32), jnp.any(later)
 
 
-def init_state(hypers: Hypers, params: PyTree, stats: PyTree) -> TrainState:
+def init_state(hypers: Hypers, params: PyTree, stats: PyTree, watched: PyTree) -> TrainState:
     """The state before the first step, in the first phase that has steps."""
     phase, is_one = _following(hypers, jnp.int32(-1))
     return TrainState(
         params=params,
         stats=stats,
         velocity={} if hypers.momentum is None else jax.tree.map(jnp.zeros_like, params),
+        watched=watched,
         phase=phase,
         phase_counts=jnp.zeros(hypers.phase_steps.shape[-1], jnp.int32),
         status=jnp.where(is_one, jnp.int32(Status.RUNNING), jnp.int32(Status.COMPLETED)),
@@ -107,6 +109,11 @@ def init_state(hypers: Hypers, params: PyTree, stats: PyTree) -> TrainState:
 def read_rate(hypers: Hypers, phase):
     """The learning rate gamma of a phase."""
     return hypers.rates[phase]
+
+
+def is_annealed(hypers: Hypers, phase):
+    """Whether a phase comes after the first one that has steps."""
+    return phase > _following(hypers, jnp.int32(-1))[0]
 
 
 def read_activation_noise(hypers: Hypers, phase):
@@ -185,12 +192,13 @@ def nesterov_step(
     return params, velocity
 
 
-def descend(hypers: Hypers, state: TrainState, grads, stats, xi, rate) -> TrainState:
-    """The algorithm's own update: a noisy gradient step at a rate, with momentum or without.
+def descend(hypers: Hypers, state: TrainState, grads, stats, xi, phase) -> TrainState:
+    """The algorithm's own update: a noisy gradient step at a phase's rate, with momentum or not.
 
     Args:
       xi: the gradient noise (3.2); None if hypers.tau_xi is.
     """
+    rate = read_rate(hypers, phase)
     if hypers.tau_xi is not None:
         grads = noisy_gradient(grads, xi, hypers.tau_xi)
     velocity = state.velocity
@@ -212,10 +220,10 @@ def transition(
 
     Args:
       loss: training loss at the present weights.
-      update: rate -> the state with new params, stats and velocity.
+      update: phase of the update -> the state with new params, stats, velocity and watched.
     """
     phase, status = after_loss(hypers, state.phase, state.status, loss)
-    updated = update(read_rate(hypers, phase))
+    updated = update(phase)
     running = status == Status.RUNNING
     kept = jax.tree.map(lambda new, old: jnp.where(running, new, old), updated, state)
     next_phase, next_status, counts = after_step(hypers, phase, status, state.phase_counts)

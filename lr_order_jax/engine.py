@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from lr_order_jax import algorithm
 from lr_order_jax.algorithm import Hypers, TrainState
-from lr_order_jax.problem import Data, DrawsEpochs, Model, MovesItself, Problem
+from lr_order_jax.problem import Data, DrawsEpochs, Model, MovesItself, Problem, Watches
 
 PyTree = Any
 
@@ -60,12 +60,13 @@ def train_step(
     noise_level = algorithm.read_activation_noise(hypers, state.phase)
     model_key = stream_key(key, Stream.MODEL, step)
     of_loss = state.params, state.stats, batch, noise_level, model_key
+    model = Model(state.params, state.stats, state.watched)
     if isinstance(problem, MovesItself):
         loss, _ = problem.loss(*of_loss)
 
-        def update(rate):
-            model = problem.move(hypers, Model(state.params, state.stats), batch, rate)
-            return state._replace(params=model.params, stats=model.stats)
+        def update(phase):
+            moved = problem.move(hypers, model, batch, phase)
+            return state._replace(params=moved.params, stats=moved.stats)
 
     else:
         (loss, stats), grads = jax.value_and_grad(problem.loss, has_aux=True)(*of_loss)
@@ -73,7 +74,14 @@ def train_step(
         if hypers.tau_xi is not None:
             noise_key = stream_key(key, Stream.GRADIENT_NOISE, step)
             xi = algorithm.gradient_noise(noise_key, state.params)
-        update = functools.partial(algorithm.descend, hypers, state, grads, stats, xi)
+
+        def update(phase):
+            updated = algorithm.descend(hypers, state, grads, stats, xi, phase)
+            if isinstance(problem, Watches) and state.watched:
+                of_watch = hypers, model, batch, grads, phase, noise_level, model_key
+                updated = updated._replace(watched=problem.watch(*of_watch))
+            return updated
+
     return algorithm.transition(hypers, state, loss, update), {"loss": loss}
 
 

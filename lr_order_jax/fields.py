@@ -77,10 +77,10 @@ def non_negative(*, many: bool = False, optional: bool = False) -> Any:
     return real("a finite number >= 0", lambda v: v >= 0, many=many, optional=optional)
 
 
-def choice(*names: str, many: bool = False, optional: bool = False) -> Any:
-    """One of the given names."""
+def choice(*names: str, many: bool = False, swept: bool = True, optional: bool = False) -> Any:
+    """One of the given names; with `many` a tuple of them, an axis of the grid if swept."""
     allowed = "one of " + ", ".join(names)
-    return _field(Rule(str, lambda v: v in names, allowed, many, many, optional))
+    return _field(Rule(str, lambda v: v in names, allowed, many, many and swept, optional))
 
 
 def words(allowed: str = "a tuple of names", *, swept: bool = False) -> Any:

@@ -19,11 +19,13 @@ class Model(NamedTuple):
     """A network's arrays: `params` are trained by gradient, `stats` are carried beside them.
 
     `stats` holds what the loss needs but the optimiser must not touch: a fixed second layer, or
-    the running statistics of batch normalisation.
+    the running statistics of batch normalisation. `watched` is for measurements alone, see
+    `Watches`.
     """
 
     params: PyTree
     stats: PyTree
+    watched: PyTree = {}  # noqa: RUF012
 
 
 class Variable(NamedTuple):
@@ -172,8 +174,24 @@ class DrawsEpochs(Protocol):
 class MovesItself(Protocol):
     """A problem whose state is not weights brings its own update: it also has `move`."""
 
-    def move(self, hypers: Hypers, model: Model, batch: PyTree, rate) -> Model:
-        """The model after one step at a learning rate; instead of a noisy gradient step."""
+    def move(self, hypers: Hypers, model: Model, batch: PyTree, phase) -> Model:
+        """The model after one step in a phase; instead of a noisy gradient step."""
+        ...
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """A problem with stateful probes: quantities that take part in each step and change none.
+
+    `init` puts their first values into `Model.watched` ({} where none is asked for), and
+    `summarize` finds them there.
+    """
+
+    def watch(
+        self, hypers: Hypers, model: Model, batch: PyTree, grads: PyTree, phase, noise_level, key
+    ) -> PyTree:
+        """`model.watched` after a step in a phase from the weights of `model`; `grads`, the noise
+        level and the key are those of `loss` there."""
         ...
 
 

@@ -144,7 +144,7 @@ def init_state(problem: Problem, grid: Grid) -> TrainState:
 
     def of_seed(key, hypers):
         model = problem.init(engine.stream_key(key, Stream.INIT))
-        return jax.vmap(lambda h: algorithm.init_state(h, model.params, model.stats))(hypers)
+        return jax.vmap(lambda h: algorithm.init_state(h, *model))(hypers)
 
     return jax.jit(jax.vmap(of_seed))(grid.keys, algorithm.on_device(grid.hypers))
 
@@ -267,7 +267,7 @@ class Stacked:
 
 
 def _model(state: TrainState) -> Model:
-    return Model(state.params, state.stats)
+    return Model(state.params, state.stats, state.watched)
 
 
 def _measure_in_turn(problem: Problem, due: np.ndarray, evaluate: Callable) -> dict[str, Any]:

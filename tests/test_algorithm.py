@@ -23,6 +23,7 @@ def state(phase=0, counts=(0, 0), status=Status.RUNNING, weight=1.0) -> TrainSta
         params={"a": jnp.array([weight])},
         stats={"s": jnp.array([7.0])},
         velocity={},
+        watched={},
         phase=jnp.int32(phase),
         phase_counts=jnp.array(counts, jnp.int32),
         status=jnp.int32(status),
@@ -107,7 +108,7 @@ def test_an_ended_member_is_frozen(status):
 
 
 def test_init_passes_over_phases_of_no_steps():
-    init = lambda steps: algorithm.init_state(hypers(steps=steps), {}, {})  # noqa: E731
+    init = lambda steps: algorithm.init_state(hypers(steps=steps), {}, {}, {})  # noqa: E731
     assert int(init((10, 20)).phase) == 0
     assert int(init((0, 20)).phase) == 1
     assert int(init((0, 20)).status) == Status.RUNNING
@@ -239,7 +240,7 @@ def test_nesterov_by_hand_over_two_steps_and_a_change_of_rate():
     """Weight decay, momentum, then the rate, which stays outside the velocity."""
     h = hypers(steps=(1, 5), thresholds=(-np.inf,) * 2, rates=(0.5, 0.1))
     h = h._replace(momentum=jnp.float32(0.9), weight_decay=jnp.float32(0.2), tau_xi=None)
-    state = algorithm.init_state(h, {"a": jnp.array([2.0])}, {})
+    state = algorithm.init_state(h, {"a": jnp.array([2.0])}, {}, {})
     step = lambda s, g: move(h, s, 1.0, {"a": jnp.array([g])}, {}, None)  # noqa: E731
     u, v = 2.0, 0.0
     for gradient, rate in ((3.0, 0.5), (-1.0, 0.1)):

@@ -57,7 +57,8 @@ def exact(problem, data, hypers, steps):
     directions = np.asarray(data.directions, np.float64)
     rates, decay, tau = np.asarray(hypers.rates), float(hypers.weight_decay), float(hypers.tau_xi)
     n, v, sigma = len(y), 1.0, 0.0
-    past = []  # (source, sigma, product of decays since)
+    noise = hypers.activation_noise if hypers.activation_noise is not None else (0.0, 0.0)
+    past = []  # (source, sigma with the lapse by noise, product of decays since)
 
     def kernel(a, b, rho):
         inner = a @ b.T
@@ -65,21 +66,23 @@ def exact(problem, data, hypers, steps):
         cosine = np.divide(inner, norms, out=np.zeros_like(inner), where=norms > 0)
         return inner * (0.5 - np.arccos(np.clip(rho * cosine, -1, 1)) / (2 * np.pi))
 
-    def outputs():
+    def outputs(lapse=0.0):
         r, r_test, g3 = np.zeros(n), np.zeros(len(t1)), np.zeros(3)
         for source, then, share in past:
-            rho = np.exp(-(sigma - then))
+            rho = np.exp(-(sigma + lapse - then))
             r += share * kernel(x1, x1, rho) @ source
             r_test += share * kernel(t1, x1, rho) @ source
             g3 += share * kernel(directions, directions, rho) @ (c.T @ source)
         return r + c @ g3, r_test, g3
 
     for t in range(steps):
-        rate = rates[0] if t < hypers.phase_steps[0] else rates[1]
-        f = outputs()[0]
+        phase = int(t >= hypers.phase_steps[0])
+        rate = rates[phase]
+        lapse = 0.5 * np.log1p(noise[phase] ** 2 / v)
+        f = outputs(lapse)[0]
         source = rate * y / (1 + np.exp(y * f)) / n
         past = [(s, then, share * (1 - rate * decay)) for s, then, share in past]
-        past.append((source, sigma, 1.0))
+        past.append((source, sigma - lapse, 1.0))
         fresh = (rate * tau) ** 2
         kept = (1 - rate * decay) ** 2 * v
         sigma += 0.5 * np.log1p(fresh / kept)
@@ -87,10 +90,12 @@ def exact(problem, data, hypers, steps):
     return outputs()
 
 
-def test_the_memory_equals_the_sum_over_all_past_steps(values):
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_the_memory_equals_the_sum_over_all_past_steps(values, noise):
     """Over two phases, in which the noise part relaxes: within 1e-3 of the largest output."""
     changes = {"eta_init": (0.4, 0.1), "eta_2": (0.1,), "lam": (0.02,)}
-    problem = spec.parse(values(**changes, flow_time_1=16.0, flow_time_2=6.0)).problem
+    changes |= {"noise_init": (noise,), "noise_factor": (0.1,)}
+    problem = spec.parse(values(**changes, flow_time_1=6.0, flow_time_2=16.0)).problem
     grid = sweep.make_grid(problem, (3,), ())
     members = sweep.place_members(problem, grid, "scan", "vmap")
     members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(2))
@@ -111,6 +116,26 @@ def test_the_memory_equals_the_sum_over_all_past_steps(values):
         ]
         assert abs(difference[1]) > 0.02
         assert difference[0] == pytest.approx(difference[1], rel=0.01)
+
+
+def test_steps_taken_together_are_as_good_and_cost_less(values):
+    """Eight at once: all that does not hang on the residuals is equal, the rest within 1 %."""
+    changes = {"eta_init": (0.4, 0.02), "eta_2": (0.02,), "lam": (0.02,), "flow_time_2": 11.0}
+    ends = []
+    for flow_step in (0.0, 0.16):
+        problem = spec.parse(values(**changes, flow_step=flow_step)).problem
+        assert problem.together([0.4, 0.02]).tolist() == [1, 8 if flow_step else 1]
+        grid = sweep.make_grid(problem, (0,), ())
+        steps = int(grid.hypers.phase_steps.sum(axis=-1).max())
+        members = sweep.place_members(problem, grid, "scan", "vmap")
+        members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(2))
+        members.advance(0, steps)
+        ends.append((steps, members.fetch("stats"), members.measure(np.ones((1, 2), bool))))
+    (each, memory, measured), (at_once, short_memory, short) = ends
+    assert (each, at_once) == (800, 100)
+    np.testing.assert_allclose(short_memory.variance[0, 1], memory.variance[0, 1], rtol=5e-5)
+    for name in ("second_difference", "train_loss"):
+        np.testing.assert_allclose(short[name], measured[name], rtol=0.01)
 
 
 def test_without_noise_nothing_is_forgotten(values):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lr_order_jax import engine, spec
+from lr_order_jax import engine, fields, spec
 from lr_order_jax.algorithm import NEVER
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.problem import Data
@@ -110,12 +110,25 @@ def member(tiny, data=None, **changes):
     if data is None:
         data = problem.make_data(jax.random.key(0), ())
     section = problem.fields
-    picked = {
-        name: (getattr(section, name) or (None,))[0]
-        for name in ("eta_init", "eta_2", "noise_scale", "lam", "tau_xi", "epsilon_1", "epsilon_2")
-    }
-    picked["anneal_step"] = (section.anneal_step or (None,))[0]
+    swept = fields.swept_fields(type(section))
+    picked = {name: (getattr(section, name) or (None,))[0] for name in swept}
     return problem.hypers(picked, Data((), data)), data
+
+
+def test_the_mitigation_anneals_the_noise_of_algorithm_2(tiny):
+    """At flow time 5, or by the loss, as Algorithm 1 its rate; without a factor there is nothing
+    to anneal."""
+    small = {"eta_init": (0.05,), "eta_2": (0.05,), "flow_time_1": 5.0, "flow_time_2": 7.0}
+    noise = {"noise_init": (0.4,), "epsilon_1": (0.1,)}
+    hypers, data = member(tiny, **small, **noise, noise_factor=(0.25,))
+    np.testing.assert_array_equal(hypers.phase_steps, [100, 140])
+    np.testing.assert_array_equal(hypers.rates, [0.05, 0.05])
+    np.testing.assert_allclose(hypers.activation_noise, [0.4, 0.1])
+    q = np.mean(np.asarray(data.train.group) == 1)
+    assert hypers.loss_thresholds[0] == pytest.approx(0.1 + q * np.log(2))
+    hypers, _ = member(tiny, **small, **noise, noise_factor=(1.0,))
+    np.testing.assert_array_equal(hypers.phase_steps, [0, 240])
+    assert member(tiny, **small)[0].activation_noise is None
 
 
 def test_algorithm_1_anneals_at_flow_time_1(tiny):
@@ -192,12 +205,15 @@ def test_the_mixture_error_weighs_the_groups():
         "count": jnp.array([1.0, 2.0, 3.0]),
         "wrong": jnp.array([10.0, 20.0, 40.0]),
         "num_test": jnp.float32(100),
+        "loss_of_r": jnp.float32(8.0),
     }
     out = synthetic.summarize(section, sums, jnp.array([1.0, 2.0, 5.0]))
     assert float(out["train_loss"]) == pytest.approx(14 / 6)
     assert float(out["train_loss_q_only"]) == pytest.approx(2.0)
     assert float(out["test_error"]) == pytest.approx(0.1 * 0.1 + 0.3 * 0.2 + 0.6 * 0.4)
     assert float(out["second_difference"]) == 2.0 + 5.0 - 2 * 1.0
+    assert float(out["train_loss_on_m2"]) == pytest.approx((4 + 9) / 5)
+    assert float(out["train_loss_of_r_on_m1"]) == pytest.approx(8 / 4)
 
 
 def test_an_output_of_zero_is_an_error():

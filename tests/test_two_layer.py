@@ -81,7 +81,7 @@ def test_planar_v_follows_ambient_v_with_the_same_draws(tiny):
     planar, *_ = build(tiny, v_representation="planar", **sizes)
     r = ambient.fields.r
     big = algorithm.init_state(hypers, *model)
-    small = algorithm.init_state(hypers, projected(data, model.params, r), model.stats)
+    small = algorithm.init_state(hypers, projected(data, model.params, r), model.stats, {})
     grad = lambda problem: jax.jit(jax.value_and_grad(problem.loss, has_aux=True))  # noqa: E731
     grads = {"ambient": grad(ambient), "planar": grad(planar)}
     for t in range(40):

@@ -2,6 +2,9 @@
 
     r(x1) = w^T relu(W x1)   (3.6),      g(x2) = v^T relu(V x2)   (3.5)
 
+Both are N_A(u, U; x) = u^T (1(A x) * U x) (2.6) with A = U; noise before the activations, or a part
+of the weights alone, gives another A.
+
 W sees the first block of an example only and V the second (the simplest structure of section 2).
 Each block has a width of its own, and its second layer the scale 1/sqrt(width).
 
@@ -32,14 +35,24 @@ def second_layer(key, width: int, law: str):
     return jax.random.normal(key, (width,)) / jnp.sqrt(jnp.float32(width))
 
 
+def output_by_pattern(u, before, decides):
+    """N_A(u, U; x) of (2.6) from U x and A x, each (..., width): -> (...,)."""
+    return product(jnp.where(decides >= 0, before, 0.0), u)
+
+
 def block_output(u, weights, x):
     """u^T relu(weights x) for each row of x: (width,), (width, d), (n, d) -> (n,)."""
     return product(jax.nn.relu(product(x, weights.T)), u)
 
 
-def planar_output(v, plane, slopes: tuple[float, ...]):
-    """g at the points z + slope * zeta/|zeta|, for planar V: -> (len(slopes),).
+def planar_before(plane, slope: float):
+    """V x2 at the point z + slope * zeta/|zeta|, (m_v,), for planar V.
 
     `plane` holds V's coordinates along `z` and `zeta` (unit vectors), each (m_v,).
     """
-    return jnp.stack([jnp.sum(v * jax.nn.relu(plane["z"] + s * plane["zeta"])) for s in slopes])
+    return plane["z"] + slope * plane["zeta"]
+
+
+def planar_output(v, plane, slopes: tuple[float, ...]):
+    """g at the points z + slope * zeta/|zeta|, for planar V: -> (len(slopes),)."""
+    return jnp.stack([jnp.sum(v * jax.nn.relu(planar_before(plane, s))) for s in slopes])

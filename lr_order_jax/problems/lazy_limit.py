@@ -18,15 +18,34 @@ tau0^2) and sigma go to
 
 Q needs the outputs at its three directions only, P an N x N kernel. A step costs
 O(J N^2) for P, J terms of the series, and is independent of how many steps were taken.
+
+**Noise before the activations** of relative deviation nu (in units of tau0; the mitigation of F.1)
+multiplies rho by (1 + nu^2/v)^-1/2 at each of the two times at which it is there: at s for good, at
+t in the training loss alone. That is a lapse log(1 + nu^2/v)/2 of the clock. Whether the noise is
+fresh for each unit and example or for each weight, and whether it enters the output as well, makes
+no difference in the limit.
+
+**Steps taken together.** k steps of rate gamma with the residuals frozen are one step in closed
+form: with a = 1 - gamma lambda, all sums decay by a^k, the source is gamma (1 - a^k)/(1 - a), and v
+and sigma move as k steps would move them. At the small rates of Algorithm 2 this is some ten times
+cheaper and as good; `flow_step` says how much flow time one step may take.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lr_order_jax.algorithm import Hypers, stationary_tau_xi
+from lr_order_jax import fields
+from lr_order_jax.algorithm import (
+    Hypers,
+    read_activation_noise,
+    read_rate,
+    stationary_tau_xi,
+)
+from lr_order_jax.fields import ConfigError
 from lr_order_jax.models.arcsine_kernel import (
     FIT_RATES,
     arcsine_series,
@@ -71,6 +90,31 @@ class Memory(NamedTuple):
 class LazyLimit(synthetic.Synthetic):
     """Problem `lazy_limit`: the fields of `two_layer` without widths and tau0, in whose units
     tau_xi is."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Fields(synthetic.SyntheticFields):
+        flow_step: float = fields.non_negative()  # flow time of one step; 0: the algorithm's own
+
+    @classmethod
+    def build(cls, section: Any) -> "LazyLimit":
+        most = min(t for t in (section.flow_time_1, section.flow_time_2) if t > 0)
+        if section.flow_step > most:
+            raise ConfigError(
+                f"config.flow_step = {section.flow_step:g}: must be at most {most:g}, "
+                "the shorter flow time"
+            )
+        return cls(synthetic.resolve(section))
+
+    def together(self, rates) -> np.ndarray:
+        flow_step = self.fields.flow_step
+        return np.maximum(1, np.floor(flow_step / np.asarray(rates) * (1 + 1e-12))).astype(int)
+
+    def hypers(self, values, data):
+        hypers = super().hypers(values, data)
+        return hypers._replace(task={"together": self.together(hypers.rates).astype(np.float64)})
+
+    def time_per_step(self, hypers):
+        return hypers.rates * hypers.task["together"]
 
     @property
     def terms(self) -> int:
@@ -137,37 +181,66 @@ class LazyLimit(synthetic.Synthetic):
         total = inner * (total * cosine + stats.p_linear[None, :] / 4)
         return jnp.sum(total, axis=1)
 
-    def move(self, hypers: Hypers, model: Model, batch: Any, rate) -> Model:
+    def loss(self, params, stats, batch, noise_level, key):
+        """With noise before the activations that of the net which has it."""
+        return super().loss(params, self.noisy(stats, noise_level), batch, None, key)[0], stats
+
+    def noisy(self, memory: Memory, noise_level) -> Memory:
+        """The sums as the output sees them through noise before the activations."""
+        if noise_level is None:
+            return memory
+        return _forgetting(memory, _lapse(noise_level**2 / memory.variance))
+
+    def move(self, hypers: Hypers, model: Model, batch: Any, phase) -> Model:
         """One step: what happens now is added to the sums, and all of them decay."""
-        memory = model.stats
-        r, g = self.train_outputs(model.params, memory, batch)
+        memory: Memory = model.stats
+        rate, together = read_rate(hypers, phase), hypers.task["together"][phase]
+        noise_level = read_activation_noise(hypers, phase)
+        r, g = self.train_outputs(model.params, self.noisy(memory, noise_level), batch)
         y = batch.train.y
-        source = rate * y * jax.nn.sigmoid(-y * (r + g)) / self.fields.n  # gamma (-l')/N
+        lost = rate * hypers.weight_decay  # 1 - a
+        log_decay = together * jnp.log1p(-lost)
+        decay = jnp.exp(log_decay)
+        steps = jnp.where(
+            lost > 0, -jnp.expm1(log_decay) / jnp.where(lost > 0, lost, 1.0), together
+        )
+        source = rate * steps * y * jax.nn.sigmoid(-y * (r + g)) / self.fields.n  # gamma (-l')/N
         of_directions = product(source, batch.train.q_coefficients)
-        decay = 1 - rate * hypers.weight_decay
+        now = Memory(
+            p_linear=source,
+            p_series=jnp.broadcast_to(source, memory.p_series.shape),
+            p_self=jnp.broadcast_to(source, memory.p_self.shape),
+            q_linear=of_directions,
+            q_fit=jnp.broadcast_to(of_directions, memory.q_fit.shape),
+            variance=memory.variance,
+        )
+        total = jax.tree.map(
+            lambda old, new: decay * old + new, memory, self.noisy(now, noise_level)
+        )
         kept, fresh = decay**2 * memory.variance, jnp.float32(0)
         if hypers.tau_xi is not None:
-            fresh = (rate * hypers.tau_xi) ** 2
+            squares = -jnp.expm1(2 * log_decay) / jnp.where(lost > 0, lost * (2 - lost), 1.0)
+            fresh = (rate * hypers.tau_xi) ** 2 * jnp.where(lost > 0, squares, together)
         # Without noise v only shrinks, and nothing is ever forgotten.
-        elapsed = 0.5 * jnp.log1p(jnp.where(fresh > 0, fresh / kept, 0.0))
-        series = 2.0 * jnp.arange(self.terms, dtype=jnp.float32) + 1
-        fitted = jnp.asarray(FIT_RATES, jnp.float32)
+        lapse = _lapse(jnp.where(fresh > 0, fresh / kept, 0.0))
+        return Model({}, _forgetting(total, lapse)._replace(variance=kept + fresh))
 
-        def grown(past, now, rates=None):
-            total = decay * past + now
-            return total if rates is None else jnp.exp(-rates * elapsed)[:, None] * total
 
-        return Model(
-            {},
-            Memory(
-                p_linear=grown(memory.p_linear, source),
-                p_series=grown(memory.p_series, source[None], series),
-                p_self=grown(memory.p_self, source[None], fitted),
-                q_linear=grown(memory.q_linear, of_directions),
-                q_fit=grown(memory.q_fit, of_directions[None], fitted),
-                variance=kept + fresh,
-            ),
-        )
+def _lapse(share):
+    """By how much the clock sigma advances where noise of this share of v comes on top of it."""
+    return 0.5 * jnp.log1p(share)
+
+
+def _forgetting(memory: Memory, lapse) -> Memory:
+    """The sums after a lapse of the clock: each exponential by its rate."""
+    odd = 2.0 * jnp.arange(memory.p_series.shape[0], dtype=jnp.float32) + 1
+    of_series = jnp.exp(-odd * lapse)[:, None]
+    of_fit = jnp.exp(-jnp.asarray(FIT_RATES, jnp.float32) * lapse)[:, None]
+    return memory._replace(
+        p_series=of_series * memory.p_series,
+        p_self=of_fit * memory.p_self,
+        q_fit=of_fit * memory.q_fit,
+    )
 
 
 def _cosine(inner, squares_a, squares_b):

@@ -141,6 +141,10 @@ VARIABLES = {
     "test_error_p_only": Variable("test error, P-only examples"),
     "test_error_q_only": Variable("test error, Q-only examples"),
     "test_error_both": Variable("test error, examples with both patterns"),
+    "train_loss_on_m2": Variable("training loss, examples with a Q pattern (Lemma 5.1)"),
+    "train_loss_of_r_on_m1": Variable(
+        "training loss of r alone, examples with a P pattern (Lemma 4.4)"
+    ),
 }
 
 
@@ -152,6 +156,8 @@ class SyntheticFields:
     eta_init: tuple[float, ...] = fields.positive(many=True)  # initial rate; eta_2: Algorithm 2
     eta_2: tuple[float, ...] = fields.positive(many=True)  # rate after annealing
     noise_scale: tuple[float, ...] = fields.non_negative(many=True)  # multiplies tau_xi
+    noise_init: tuple[float, ...] = fields.non_negative(many=True)  # before activations, over tau0
+    noise_factor: tuple[float, ...] = fields.non_negative(many=True)  # of it when annealed
     lam: tuple[float, ...] = fields.non_negative(many=True)  # weight decay lambda
     tau_xi: tuple[float, ...] | None = fields.non_negative(many=True, optional=True)
     epsilon_1: tuple[float, ...] = fields.real(many=True)  # negative: no loss threshold
@@ -213,7 +219,11 @@ def make_data(section: SyntheticFields, key) -> Sample:
 
 
 def schedule(
-    section: SyntheticFields, values: Mapping[str, Any], data: Sample, tau_xi: Any
+    section: SyntheticFields,
+    values: Mapping[str, Any],
+    data: Sample,
+    tau_xi: Any,
+    together: Any = (1, 1),
 ) -> Hypers:
     """Hyperparameters of one member (host arrays): Algorithm 1, or 2 if eta_init = eta_2.
 
@@ -223,23 +233,32 @@ def schedule(
     when the loss falls to epsilon_2 in their last phase. A phase has as many steps as fit into its
     flow time, so no member ends after the common time grid.
 
+    Algorithm 2 with noise before the activations that is annealed (the mitigation of F.1) has two
+    phases of one rate, and its noise is annealed as the rate of Algorithm 1 is.
+
+    Args:
+      together: how many steps of the algorithm one step of the program takes, in each phase.
+
     Raises:
       ConfigError: if the member's rates are in the wrong order or take too many steps.
     """
     eta_init, eta_2 = values["eta_init"], values["eta_2"]
+    noise, noise_factor = values["noise_init"], values["noise_factor"]
     if eta_init < eta_2:
         raise ConfigError(
             f"config.eta_init = {eta_init:g}: must be at least eta_2 = {eta_2:g} "
             "(equal: Algorithm 2)"
         )
     stop = values["epsilon_2"] if values["epsilon_2"] > 0 else -math.inf
-    if eta_init == eta_2:
+    lengths = (eta_init * together[0], eta_2 * together[1])
+    if eta_init == eta_2 and (noise == 0 or noise_factor == 1):
         horizon = section.flow_time_1 + section.flow_time_2
-        steps = (0, num_steps(horizon, eta_2))
+        steps = (0, num_steps(horizon, lengths[1]))
         thresholds = (-math.inf, stop)
     else:
-        first = num_steps(section.flow_time_1, eta_init)
-        steps = (min(first, values["anneal_step"] or NEVER), num_steps(section.flow_time_2, eta_2))
+        first = num_steps(section.flow_time_1, lengths[0])
+        asked = math.ceil((values["anneal_step"] or NEVER) / together[0])
+        steps = (min(first, asked), num_steps(section.flow_time_2, lengths[1]))
         q = float(np.mean(np.asarray(data.train.group) == 1))
         epsilon_1 = values["epsilon_1"]
         thresholds = (epsilon_1 + q * math.log(2) if epsilon_1 >= 0 else -math.inf, stop)
@@ -264,6 +283,9 @@ def schedule(
         loss_thresholds=np.array(thresholds, np.float64),
         weight_decay=np.float64(values["lam"]),
         tau_xi=jax.tree.map(np.float64, tau_xi),
+        activation_noise=(
+            np.array([noise, noise * noise_factor]) if max(section.noise_init) > 0 else None
+        ),
     )
 
 
@@ -299,6 +321,8 @@ def summarize(section: SyntheticFields, sums: Mapping[str, Any], g) -> dict[str,
         "second_difference": second_difference(g),
         "test_error": jnp.sum(share * error),
         **errors,
+        "train_loss_on_m2": (loss[1] + loss[2]) / (count[1] + count[2]),
+        "train_loss_of_r_on_m1": sums["loss_of_r"] / (count[0] + count[2]),
     }
 
 
@@ -312,7 +336,6 @@ class Synthetic:
     clock = "flow_time"
     ways = {"cpu": Ways("scan", "vmap")}  # noqa: RUF012
     num_evaluation_batches = 1
-    variables = VARIABLES
     table = "learning_order"
     figures = ("learning_order", "error_against_rate")
 
@@ -322,6 +345,10 @@ class Synthetic:
     def build(cls, section: Any) -> "Synthetic":
         """The problem of a section of the configuration."""
         return cls(resolve(section))
+
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        return VARIABLES
 
     def init(self, key) -> Model:
         raise NotImplementedError
@@ -367,10 +394,15 @@ class Synthetic:
     def make_data(self, key, shared) -> Any:
         return make_data(self.fields, key)
 
+    def together(self, rates) -> np.ndarray:
+        """How many steps of the algorithm one step of the program takes, at each of these rates."""
+        return np.ones(len(rates), int)
+
     def hypers(self, values, data):
         """No noise is drawn at all if no member of the sweep has any."""
         tau_xi = self.tau_xi(values) if max(self.fields.noise_scale) > 0 else None
-        return schedule(self.fields, values, data.own, tau_xi)
+        together = self.together([values["eta_init"], values["eta_2"]])
+        return schedule(self.fields, values, data.own, tau_xi, together)
 
     def batch(self, data, task, key, step, size):
         return data.own
@@ -384,10 +416,12 @@ class Synthetic:
         own = data.own
         r, g = self.train_outputs(model.params, model.stats, own)
         loss, count = group_loss_sums(r + g, own.train)
+        of_r, _ = group_loss_sums(r, own.train)
         r = self.test_r(model.params, model.stats, own)
         wrong = count_errors(r, self.g(model.params, model.stats, own, own.test), own.test.y)
         num_test = jnp.float32(own.test.y.shape[0])
-        return {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}
+        sums = {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}
+        return sums | {"loss_of_r": of_r[0] + of_r[2]}
 
     def summarize(self, data, task, model, sums):
         g3 = self.g_of_directions(model.params, model.stats, data.own)

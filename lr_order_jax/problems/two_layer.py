@@ -3,12 +3,14 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from lr_order_jax import fields
 from lr_order_jax.algorithm import stationary_tau_xi
 from lr_order_jax.models import two_layer as net
+from lr_order_jax.models.two_layer import product
 from lr_order_jax.problem import Model
-from lr_order_jax.problems import synthetic
+from lr_order_jax.problems import probes, synthetic
 
 
 class TwoLayer(synthetic.Synthetic):
@@ -22,24 +24,42 @@ class TwoLayer(synthetic.Synthetic):
         tau0_v: float = fields.non_negative()
         u_law: str = fields.choice("sign", "gaussian")
         v_representation: str = fields.choice("planar", "ambient")
+        noise_law: str = fields.choice("weights", "units")  # of the noise before activations
+        noise_in: str = fields.choice("pattern", "both")  # which occurrence of U in (2.6) has it
+        probes: tuple[str, ...] = fields.choice(
+            *probes.PROBES, many=True, swept=False, optional=True
+        )
+
+    @property
+    def variables(self):
+        return {**super().variables, **probes.variables(self.fields.probes)}
 
     def init(self, key) -> Model:
         """U_0 ~ N(0, tau_0^2) entrywise, tau_0 by block; u fixed at its draw."""
         c = self.fields
         key_w, key_v, key_u = jax.random.split(key, 3)
-        if c.v_representation == "planar":
-            draws = c.tau0_v * jax.random.normal(key_v, (2, c.m_v))
-            v = {"z": draws[0], "zeta": draws[1]}
-        else:
-            v = c.tau0_v * jax.random.normal(key_v, (c.m_v, c.d))
         key_uw, key_uv = jax.random.split(key_u)
+        params = {"W": self._gaussian_w(key_w), "V": self._gaussian_v(key_v)}
         return Model(
-            params={"W": c.tau0_w * jax.random.normal(key_w, (c.m_w, c.d)), "V": v},
+            params=params,
             stats={
                 "w": net.second_layer(key_uw, c.m_w, c.u_law),
                 "v": net.second_layer(key_uv, c.m_v, c.u_law),
             },
+            watched=probes.init(c.probes, params),
         )
+
+    def _gaussian_w(self, key):
+        """N(0, tau_0^2) entrywise, like W."""
+        return self.fields.tau0_w * jax.random.normal(key, (self.fields.m_w, self.fields.d))
+
+    def _gaussian_v(self, key):
+        """N(0, tau_0^2) entrywise, like V."""
+        c = self.fields
+        if c.v_representation == "ambient":
+            return c.tau0_v * jax.random.normal(key, (c.m_v, c.d))
+        draws = c.tau0_v * jax.random.normal(key, (2, c.m_v))
+        return {"z": draws[0], "zeta": draws[1]}
 
     def tau_xi(self, values) -> dict[str, float]:
         """Noise deviation a block: Assumption 3.1 at eta_1 unless set, times noise_scale."""
@@ -58,8 +78,93 @@ class TwoLayer(synthetic.Synthetic):
     def test_r(self, params, stats, own):
         return net.block_output(stats["w"], params["W"], own.test.x1)
 
+    @property
+    def _slopes(self) -> tuple[float, ...]:
+        """The three directions in the plane of Q: z + slope zeta/|zeta|, whatever the plane."""
+        return (0.0, self.fields.r, -self.fields.r)
+
     def g_of_directions(self, params, stats, own):
-        if self.fields.v_representation == "planar":  # these three points, whatever the plane
-            slopes = (0.0, self.fields.r, -self.fields.r)
-            return net.planar_output(stats["v"], params["V"], slopes)
+        if self.fields.v_representation == "planar":
+            return net.planar_output(stats["v"], params["V"], self._slopes)
         return net.block_output(stats["v"], params["V"], own.directions)  # (3.5)
+
+    def before_v(self, v, own):
+        """V x2 at the three directions, (3, m_v)."""
+        if self.fields.v_representation == "planar":
+            return jnp.stack([net.planar_before(v, slope) for slope in self._slopes])
+        return product(own.directions, v.T)
+
+    # Noise before the activations (F.1).
+
+    def loss(self, params, stats, batch, noise_level, key):
+        """L(U); with noise before the activations that of f = r + g under fresh noise.
+
+        In `noise_in = "pattern"` the noise decides which units are active and does not enter the
+        output: f = N_A(u, U; x) (2.6), A x = U x + noise. In "both" it does both: f = N_A(u, A; x).
+        Its deviation is noise_level tau_0 |x|, either fresh for each weight and the same for all
+        examples (`noise_law = "weights"`: A = U + Xi) or fresh for each unit and example ("units").
+        """
+        if noise_level is None:
+            return super().loss(params, stats, batch, None, key)
+        r, g = self._noisy_outputs(params, stats, batch, noise_level, key)
+        return jnp.mean(synthetic.logistic_loss(r + g, batch.train.y)), stats
+
+    def _noisy_outputs(self, params, stats, own, noise_level, key):
+        key_w, key_v = jax.random.split(key)
+        x1, coefficients = own.train.x1, own.train.q_coefficients
+        before_w = product(x1, params["W"].T)
+        before_v = self.before_v(params["V"], own)
+        if self.fields.noise_law == "weights":
+            w = product(x1, self._gaussian_w(key_w).T)
+            v = self.before_v(self._gaussian_v(key_v), own)
+            g = product(coefficients, self._noisy(stats["v"], before_v, noise_level * v))
+        else:
+            length = jnp.linalg.norm(x1, axis=1)[:, None] * self.fields.tau0_w
+            w = length * jax.random.normal(key_w, before_w.shape)
+            before_v = product(coefficients, before_v)  # of each example, (n, m_v)
+            lengths = jnp.linalg.norm(own.directions, axis=1)
+            length = product(coefficients, lengths)[:, None] * self.fields.tau0_v
+            v = length * jax.random.normal(key_v, before_v.shape)
+            g = self._noisy(stats["v"], before_v, noise_level * v)
+        return self._noisy(stats["w"], before_w, noise_level * w), g
+
+    def _noisy(self, u, before, noise):
+        shown = before + noise if self.fields.noise_in == "both" else before
+        return net.output_by_pattern(u, shown, before + noise)
+
+    # Probes.
+
+    def watch(self, hypers, model, batch, grads, phase, noise_level, key):
+        def loss_on_m2(w):
+            params = model.params | {"W": w}
+            if noise_level is None:
+                r, g = self.train_outputs(params, model.stats, batch)
+            else:
+                r, g = self._noisy_outputs(params, model.stats, batch, noise_level, key)
+            in_m2 = batch.train.group != 0
+            losses = synthetic.logistic_loss(r + g, batch.train.y)
+            return jnp.sum(jnp.where(in_m2, losses, 0.0)) / self.fields.n
+
+        m2_grad = lambda: jax.grad(loss_on_m2)(model.params["W"])  # noqa: E731
+        return probes.watch(model.watched, hypers, phase, grads, m2_grad)
+
+    def summarize(self, data, task, model, sums):
+        values = super().summarize(data, task, model, sums)
+        own, stats, watched = data.own, model.stats, model.watched
+        w = model.params["W"]
+        if "decomposition" in self.fields.probes:
+            values |= probes.decomposition(
+                stats,
+                model.params,
+                watched,
+                lambda w: product(own.train.x1, w.T),
+                lambda v: self.before_v(v, own),
+                own.train,
+            )
+        if "lemma_5_2" in self.fields.probes:
+            values["m2_gradient_norm"] = jnp.linalg.norm(watched["m2_gradient"])
+        if "lemma_5_3" in self.fields.probes:
+            x1 = own.test.x1[: probes.NUM_FIT]
+            odd = net.block_output(stats["w"], w, x1) - net.block_output(stats["w"], w, -x1)
+            values |= probes.lemma_5_3(odd, x1, own.train)
+        return values
