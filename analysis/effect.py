@@ -2,16 +2,17 @@
 
     python -m analysis.effect DIR
 
-For runs of configs/sweep.py and of configs/patch_cifar.py (published or small). Exit status 1 if a
-promise is missed.
+For runs of configs/sweep.py, configs/patch_cifar.py and configs/cifar.py (published or small). Exit
+status 1 if a promise is missed.
 """
 
-import sys
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
+from analysis import script
 from lr_order_jax import results
 
 
@@ -50,6 +51,24 @@ def of_sweep(dataset: xr.Dataset) -> list[Promise]:
     ]
 
 
+def of_cifar(dataset: xr.Dataset) -> list[Promise]:
+    """Arms `large`, `small` and `noise` on plain CIFAR-10, in points: the worst seed."""
+    end = 100 * results.final(dataset, "clean_accuracy")
+
+    def least(more: str, less: str) -> float:
+        return float((end.sel(arm=more) - end.sel(arm=less)).min(skipna=False))
+
+    quantity = "accuracy on clean images at the end"
+    return [
+        Promise(f"{quantity}, large less small", least("large", "small"), 0.0),
+        Promise(f"{quantity}, small with noise less small", least("noise", "small"), 0.0),
+    ]
+
+
+def of_images(dataset: xr.Dataset) -> list[Promise]:
+    return of_patch(dataset) if "patch_accuracy" in dataset else of_cifar(dataset)
+
+
 def of_patch(dataset: xr.Dataset) -> list[Promise]:
     """Arm `small` against arm `large`, in points: the seed in which the difference is least."""
 
@@ -79,30 +98,24 @@ def of_patch(dataset: xr.Dataset) -> list[Promise]:
 
 PROMISES = {
     "two_layer": (of_sweep, "must have eta_init as its only axis, and flow time 40"),
-    "patch_cifar": (of_patch, "must have patches, and arm as its only axis with small and large"),
+    "patch_cifar": (
+        of_images,
+        "must have arm as its only axis, with small and large (and without patches noise)",
+    ),
 }
 
 
-def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("usage: python -m analysis.effect DIR", file=sys.stderr)
-        return 2
-    try:
-        dataset = results.read_results(arguments[0])
-    except OSError as error:
-        print(f"error: {arguments[0]}: holds no results.nc ({error.strerror})", file=sys.stderr)
-        return 2
+def main(folder: pathlib.Path) -> int:
+    dataset = results.read_results(folder)
     problem = dataset.attrs["problem"]
     if problem not in PROMISES:
-        print(f"error: {arguments[0]}: nothing is promised of {problem}", file=sys.stderr)
-        return 2
+        raise ValueError(f"nothing is promised of {problem}")
     promises, needed = PROMISES[problem]
     try:
         with np.errstate(all="ignore"):  # a NaN or infinity is a number like any other here
             measured = promises(dataset)
     except (KeyError, ValueError):
-        print(f"error: {arguments[0]}: {needed}", file=sys.stderr)
-        return 2
+        raise ValueError(needed) from None
     missed = 0
     for promise in measured:
         holds = promise.measured > promise.least
@@ -115,4 +128,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    script.run("python -m analysis.effect DIR", 1, main)

@@ -7,7 +7,9 @@ Variants  (none)   WideResNet-16-10 without augmentation, 200 epochs, annealed a
                    For a GPU.
           small    WideResNet-16-2 on 10,000 images averaged to 16x16, 20 epochs: for 2 CPU cores.
           smoke    a toy network on the procedural stand-in: under a minute, no effect.
-Expected  Neither `small` nor the published variant has been run to the end yet.
+Expected  `small`, seeds 0 and 1: clean accuracy at the end 64.0 % (large), 55.6 % (small), 62.5 %
+          (small with noise). The published variant has not been run to the end.
+Time      `small`: 40 minutes on 2 cores, both seeds.
 Data      As for configs/patch_cifar.py.
 Command   python -m lr_order_jax.main --config=configs/cifar.py:small
 """

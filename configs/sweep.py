@@ -39,20 +39,21 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.noise_init = (0.0,)  # Gaussian noise before the activations, relative to tau0 (F.1)
     c.noise_factor = (0.0,)  # times this once annealed
 
-    # Distribution (section 2).
-    c.d = 200  # dimensions of each block
-    c.n = 200  # training examples N
-    c.p0 = 0.1  # probability of P-only examples
-    c.q0 = 0.2  # probability of Q-only examples
-    c.r = 0.1  # |zeta|
+    # Distribution (section 2). Several values of these and of the network's sizes are several
+    # programs, one after the other.
+    c.d = (200,)  # dimensions of each block
+    c.n = (200,)  # training examples N
+    c.p0 = (0.1,)  # probability of P-only examples
+    c.q0 = (0.2,)  # probability of Q-only examples
+    c.r = (0.1,)  # |zeta|
     c.gamma0 = config_dict.placeholder(float)  # margin of P; unset: 1/sqrt(d)
-    c.q_scale = 14.0  # A: alpha ~ U[0, A]
+    c.q_scale = (14.0,)  # A: alpha ~ U[0, A]
 
     # Network: U = [W; V], planar V (exact in distribution, see models/two_layer.py).
-    c.m_w = 48  # width of W
-    c.m_v = 20_000  # width of V
-    c.tau0_w = 0.05  # deviation of W's initial entries
-    c.tau0_v = 3.0  # deviation of V's initial entries
+    c.m_w = (48,)  # width of W
+    c.m_v = (20_000,)  # width of V
+    c.tau0_w = (0.05,)  # deviation of W's initial entries
+    c.tau0_v = (3.0,)  # deviation of V's initial entries
     c.u_law = "sign"  # second layer: +-1/sqrt(m); or "gaussian"
     c.v_representation = "planar"  # or "ambient": V in all d dimensions
     c.noise_law = "weights"  # noise before activations: "weights": fresh by weight; "units"
@@ -76,8 +77,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         c.eta_init = (0.2, 0.05)
         c.eta_2 = (0.05,)
         c.flow_time_1 = c.flow_time_2 = 5.0
-        c.d = c.n = 20
-        c.m_w, c.m_v = 8, 64
+        c.d = c.n = (20,)
+        c.m_w, c.m_v = (8,), (64,)
         c.num_seeds = 2
         c.num_test = 200
         c.num_records = 10

@@ -37,6 +37,13 @@ class NoCheckpoint(LookupError):
     """There is no such checkpoint."""
 
 
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree by their paths, "stats/w". A field of a NamedTuple has the path of a
+    dict's key: Orbax stores the first and gives back the second."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
 def _digests(tree: PyTree) -> dict[str, str]:
     """A digest of each leaf's type, shape and bytes, by its path."""
 
@@ -45,8 +52,7 @@ def _digests(tree: PyTree) -> dict[str, str]:
         head = f"{array.dtype.str}{array.shape}".encode()
         return hashlib.blake2b(head + array.tobytes(), digest_size=16).hexdigest()
 
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): digest(leaf) for path, leaf in leaves}
+    return {path: digest(leaf) for path, leaf in by_path(tree).items()}
 
 
 def _seal(meta: dict) -> str:

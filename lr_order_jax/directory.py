@@ -7,7 +7,7 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,10 @@ import numpy as np
 from lr_order_jax import __version__
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.results import write_json
-from lr_order_jax.spec import Spec, difference, digest
+from lr_order_jax.spec import Spec, Study, difference, digest
 
 
-def default(config_name: str, run_spec: Spec) -> pathlib.Path:
+def default(config_name: str, run_spec: Spec | Study) -> pathlib.Path:
     """runs/<config>-<hash of what is computed>."""
     return pathlib.Path("runs") / f"{config_name}-{digest(run_spec)}"
 
@@ -70,15 +70,16 @@ def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not a readable config.json; restore or remove it") from None
 
 
-def check_config(workdir: pathlib.Path, run_spec: Spec) -> None:
+def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:
     """Refuses a directory in which something else was computed."""
     stored = _read_config(workdir)
     if stored and (told := difference(stored["what"], run_spec.what)):
         raise ConfigError(f"--workdir={workdir}: holds a run of another config: {told}")
 
 
-def write_config(workdir: pathlib.Path, run_spec: Spec) -> None:
-    """Writes config.json: what and how, and the command and machine of each session so far."""
+def write_config(workdir: pathlib.Path, run_spec: Spec | Study, audit: Sequence[Any]) -> None:
+    """Writes config.json: what and how, which assumptions hold, and the command and machine of
+    each session so far."""
     device = jax.devices()[0]
     session: dict[str, Any] = {
         "command": sys.argv,
@@ -93,6 +94,7 @@ def write_config(workdir: pathlib.Path, run_spec: Spec) -> None:
     config = {
         "what": run_spec.what,
         "how": run_spec.how_as_run,
+        "audit": audit,
         **session,
         "sessions": [*_read_config(workdir).get("sessions", []), session],
     }

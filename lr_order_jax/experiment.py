@@ -23,8 +23,9 @@ import numpy as np
 
 from lr_order_jax import directory, figures, results, spec, sweep
 from lr_order_jax.algorithm import NEVER, Status, TrainState
-from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint
+from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint, by_path
 from lr_order_jax.fields import ConfigError
+from lr_order_jax.problem import HasTheory
 from lr_order_jax.progress import Progress, say
 
 CHUNK_SECONDS = 1.0  # a chunk is cut to about this, so that a signal is answered soon
@@ -81,6 +82,7 @@ class _Run:
         self.time = np.linspace(0.0, self.problem.horizon(), run_spec.common.num_records + 1)
         self.time_per_step = self.problem.time_per_step(self.grid.hypers)
         self.members = sweep.place_members(self.problem, self.grid, *run_spec.ways)
+        self.seed_variables, self.seed_values = self.theory_of_seeds()
         by_phase = {
             "learning_rate": self.grid.hypers.rates,
             "activation_noise": self.grid.hypers.activation_noise,
@@ -96,6 +98,27 @@ class _Run:
         state = sweep.init_state(self.problem, self.grid)
         self.kept: Any = jax.tree.map(np.array, state)  # TrainState on the host, as last fetched
         self.put_columns(range(shape[1]))
+
+    # What is known before the first step.
+
+    def theory_of_seeds(self):
+        """Variables and values of each seed's data, (S,)."""
+        if not isinstance(self.problem, HasTheory):
+            return {}, {}
+        data = [sweep.data_of_seed(self.grid.data, s) for s in range(len(self.grid.seeds))]
+        rows = [self.problem.seed_values(of_seed) for of_seed in data]
+        names = self.problem.seed_variables
+        return names, {name: np.array([row[name] for row in rows]) for name in names}
+
+    def audit(self) -> list[dict[str, Any]]:
+        """Which assumptions of the theory hold, told and as plain data."""
+        if not isinstance(self.problem, HasTheory):
+            return []
+        data = [sweep.data_of_seed(self.grid.data, s) for s in range(len(self.grid.seeds))]
+        found, lines = self.problem.audit((v, d) for d in data for v in self.grid.members)
+        for line in lines:
+            say(line)
+        return found
 
     # The state, and what it says.
 
@@ -262,6 +285,8 @@ class _Run:
                 "annealed_at": np.where(annealed, in_first_phase, np.nan),
                 "ended_at": np.where(self.running, np.nan, self.member_time()),
             },
+            seed_variables=self.seed_variables,
+            seed_values=self.seed_values,
         )
 
     def save(self, checkpoints: Checkpoints, for_good: bool = False):
@@ -304,17 +329,15 @@ class _Run:
             raise ConfigError(f"{error}; give a new --workdir") from None
         if told := spec.difference(meta.get("what", {}), self.spec.what):
             raise ConfigError(f"{checkpoints.directory}: belongs to another config: {told}")
-        layout = [
-            {jax.tree_util.keystr(k): (a.shape, a.dtype) for k, a in leaves}
-            for leaves in map(jax.tree_util.tree_leaves_with_path, (self._tree(), tree))
-        ]
-        if meta.get("format") != 1 or layout[0] != layout[1]:
+        ours, stored = by_path(self._tree()), by_path(tree)
+        layouts = [{path: (a.shape, a.dtype) for path, a in t.items()} for t in (ours, stored)]
+        if meta.get("format") != 1 or layouts[0] != layouts[1]:
             raise ConfigError(
                 f"{checkpoints.directory}: its checkpoints are of another version of "
                 "lr_order_jax; give a new --workdir"
             )
-        state = {name: tree.get(name, {}) for name in TrainState._fields}
-        self.kept = jax.tree.map(np.array, TrainState(**state))
+        leaves = [np.array(stored[path]) for path in by_path(self.kept)]
+        self.kept = jax.tree.unflatten(jax.tree.structure(self.kept), leaves)
         self.history = {name: tree["history"][name] for name in self.history}  # in our order
         self.next_record = tree["next_record"]
         self.step, self.target = meta["step"], meta["target"]
@@ -397,6 +420,7 @@ def _check_names(problem: Any) -> None:
         "clock": ((problem.clock,), results.TIME_UNITS),
         "table": ((problem.table,), results.TABLES),
         "figures": (problem.figures, figures.FIGURES),
+        "study_figures": (problem.study_figures, figures.FIGURES),
     }
     for attribute, (names, allowed) in known.items():
         for name in names:
@@ -427,7 +451,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path):
         try:
             resumed = this.restore(checkpoints)
             if not resumed or this.running.any():
-                directory.write_config(workdir, run_spec)
+                directory.write_config(workdir, run_spec, this.audit())
             this.open_metrics()
             this.announce(resumed)
             signals.check()

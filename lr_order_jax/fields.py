@@ -25,7 +25,8 @@ class Rule:
     `kind` is int, float or str; `allows` tests a value of that kind and `allowed` says the same in
     words; `many` marks a tuple of values; `swept` one whose values can be an axis of the grid;
     `optional` lets the field stay unset (None); `is_what` is false for a field that does not change
-    what is computed (a path).
+    what is computed (a path); `outer` is true for one which the compiled program depends on (a
+    shape), and of which several values are several programs, see `spec.parse_study`.
     """
 
     kind: type
@@ -35,6 +36,7 @@ class Rule:
     swept: bool = False
     optional: bool = False
     is_what: bool = True
+    outer: bool = False
 
 
 def _field(rule: Rule) -> Any:
@@ -48,11 +50,12 @@ def integer(
     many: bool = False,
     swept: bool = True,
     optional: bool = False,
+    outer: bool = False,
 ) -> Any:
     """A whole number in [low, high]; with `many` a tuple of them, an axis of the grid if swept."""
     allowed = f"a whole number from {low} to {high}"
-    rule = Rule(int, lambda v: low <= v <= high, allowed, many, many and swept, optional)
-    return _field(rule)
+    inside = lambda v: low <= v <= high  # noqa: E731
+    return _field(Rule(int, inside, allowed, many, many and swept, optional, outer=outer))
 
 
 def real(
@@ -62,19 +65,21 @@ def real(
     many: bool = False,
     swept: bool = True,
     optional: bool = False,
+    outer: bool = False,
 ) -> Any:
     """A finite number which passes `allows`; `allowed` says the same in words."""
-    return _field(Rule(float, allows, allowed, many, many and swept, optional))
+    return _field(Rule(float, allows, allowed, many, many and swept, optional, outer=outer))
 
 
-def positive(*, many: bool = False, optional: bool = False) -> Any:
+def positive(*, many: bool = False, optional: bool = False, outer: bool = False) -> Any:
     """A finite number above 0."""
-    return real("a finite number > 0", lambda v: v > 0, many=many, optional=optional)
+    return real("a finite number > 0", lambda v: v > 0, many=many, optional=optional, outer=outer)
 
 
-def non_negative(*, many: bool = False, optional: bool = False) -> Any:
+def non_negative(*, many: bool = False, optional: bool = False, outer: bool = False) -> Any:
     """A finite number, 0 or more."""
-    return real("a finite number >= 0", lambda v: v >= 0, many=many, optional=optional)
+    told = "a finite number >= 0"
+    return real(told, lambda v: v >= 0, many=many, optional=optional, outer=outer)
 
 
 def choice(*names: str, many: bool = False, swept: bool = True, optional: bool = False) -> Any:
@@ -96,6 +101,25 @@ def path() -> Any:
 def rules(section: type) -> dict[str, Rule]:
     """The rules of a section's fields by name."""
     return {f.name: f.metadata["rule"] for f in dataclasses.fields(section)}
+
+
+def outer_values(section: type, values: Mapping[str, Any]) -> dict[str, tuple]:
+    """The values of the fields of which each is a program of its own, by field.
+
+    Raises:
+      ConfigError: if one is not allowed.
+    """
+    outer = {}
+    for name, rule in rules(section).items():
+        if rule.outer and values.get(name) is not None:
+            many = dataclasses.replace(rule, many=True, swept=True)
+            outer[name] = convert(name, values[name], many)
+    return outer
+
+
+def swept_values(section: Any) -> dict[str, tuple]:
+    """The values of the fields of a section that can be swept, by field; (None,) if unset."""
+    return {name: getattr(section, name) or (None,) for name in swept_fields(type(section))}
 
 
 def swept_fields(section: type) -> tuple[str, ...]:
@@ -132,6 +156,8 @@ def convert(name: str, value: Any, rule: Rule) -> Any:
         if rule.optional:
             return () if rule.many and not rule.swept else None
         raise ConfigError(f"config.{name} is not set: must be {rule.allowed}")
+    if rule.outer and not rule.many and isinstance(value, list | tuple) and len(value) == 1:
+        (value,) = value
     if not rule.many:
         return _one(name, value, rule)
     values = tuple(value) if isinstance(value, list | tuple) else (value,)

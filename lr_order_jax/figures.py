@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lr_order_jax import lemmas as lemma_statements
 from lr_order_jax import results
 
 
@@ -24,6 +25,19 @@ def _rate_columns(dataset: xr.Dataset) -> list[dict[str, int]]:
     """The columns along the initial rate, at the first value of every other axis."""
     rate = results.rate_dim(dataset)
     return [c for c in results.columns_of(dataset) if not any(c[a] for a in c if a != rate)]
+
+
+def _rate_labels(dataset: xr.Dataset) -> tuple[str, list[str]]:
+    """What tells the columns along the initial rate apart: a title, and a label each (the rate, and
+    the fields that are zipped with it if the rate does not)."""
+    columns = _rate_columns(dataset)
+    told = [results.label_of(dataset, column) for column in columns]
+    rates = [labels["eta_init"] for labels in told]
+    if len(set(rates)) == len(rates):
+        return "initial rate", rates
+    of_axis = [n for n in told[0] if dataset[n].dims[0] == results.rate_dim(dataset)]
+    varied = [n for n in of_axis if len({labels[n] for labels in told}) > 1]
+    return ", ".join(varied), [", ".join(labels[n] for n in varied) for labels in told]
 
 
 def _mean_and_band(axis: Any, curves: xr.DataArray, colour: Any, label: str) -> None:
@@ -49,11 +63,11 @@ def learning_order(dataset: xr.Dataset) -> Any:
         ("train_loss_p_only", "training loss, P-only examples", "linear"),
     )
     columns = _rate_columns(dataset)
+    title, rates = _rate_labels(dataset)
     figure = Figure(figsize=(12.5, 4.0), layout="constrained")
     axes = figure.subplots(1, len(panels))
     for axis, (name, label, scale) in zip(axes, panels, strict=True):
-        for column, colour in zip(columns, _colours(len(columns)), strict=True):
-            rate = results.label_of(dataset, column)["eta_init"]
+        for column, rate, colour in zip(columns, rates, _colours(len(columns)), strict=True):
             _mean_and_band(axis, dataset[name].isel(column), colour, rate)
             annealed, _ = results.mean_and_error(dataset["annealed_at"].isel(column).values)
             if np.isfinite(annealed):
@@ -62,7 +76,7 @@ def learning_order(dataset: xr.Dataset) -> Any:
         axis.set_ylabel(label)
         if np.any(dataset[name] > 0) or scale == "linear":
             axis.set_yscale(scale)
-    axes[0].legend(title="initial rate", fontsize="small")
+    axes[0].legend(title=title, fontsize="small")
     figure.suptitle(f"Learning order, {dataset.sizes['seed']} seeds (band: one standard error)")
     return figure
 
@@ -78,7 +92,11 @@ def error_against_rate(dataset: xr.Dataset) -> Any:
     error = results.final(dataset, "test_error_p_only")
     values = 100 * np.stack([error.isel(column).values for column in columns])  # (rates, seeds)
     rates = dataset["eta_init"].values
-    by_rate = np.argsort(rates)
+    by_rate = np.argsort(rates, kind="stable")
+    title, labels = _rate_labels(dataset)
+    is_rate = len(set(rates)) == len(rates)
+    if not is_rate:  # members that differ in what is zipped with the rate stand side by side
+        by_rate = rates = np.arange(len(labels))
     figure = Figure(figsize=(5.5, 4.0), layout="constrained")
     axis = figure.subplots()
     axis.plot(rates[by_rate], values[by_rate], color="0.75", lw=0.8, marker=".", ms=4)
@@ -88,10 +106,198 @@ def error_against_rate(dataset: xr.Dataset) -> Any:
         label="mean, standard error",
     )  # fmt: skip
     axis.plot([], [], color="0.75", marker=".", label="one seed")
-    axis.set_xscale("log")
-    axis.set_xlabel("initial learning rate")
+    if is_rate:
+        axis.set_xscale("log")
+    else:
+        axis.set_xticks(rates, labels)
+    axis.set_xlabel("initial learning rate" if is_rate else title)
     axis.set_ylabel("final test error on P-only examples (%)")
     axis.legend(fontsize="small")
+    return figure
+
+
+RULE_LABELS = {
+    "p_only": "best linear rule, P-only examples",
+    "all_p": "best linear rule, all examples with P",
+}
+
+
+def error_against_shape(dataset: xr.Dataset) -> Any:
+    """Final P-only error of Algorithms 1 and 2 against what a study varies, with fitted slopes.
+
+    Theorems 3.4 and 3.5 as trends: O(p kappa) against Omega(p) in the whole error, that is O(kappa)
+    against Omega(1) on P-only examples. Dashed: the best linear rules on the same data.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, NullFormatter
+
+    figure = Figure(figsize=(6.0, 4.4), layout="constrained")
+    axis = figure.subplots()
+    colours = {"L-S": "C0", "S": "C3", "p_only": "C3", "all_p": "C0"}
+    for name, (x, errors) in results.errors_against_shape(dataset).items():
+        mean, error = results.mean_and_error(100 * errors)
+        if name in RULE_LABELS:
+            axis.plot(x, mean, color=colours[name], ls="--", lw=1, label=RULE_LABELS[name])
+            continue
+        slope, spread = results.fit_slope(x, errors)
+        label = f"{name}: slope {slope:.2f} +- {1.96 * spread:.2f} (95 %)"
+        axis.errorbar(
+            x, mean, 1.96 * error, color=colours[name], marker="o", capsize=3, label=label
+        )
+    axis.set_xscale("log")
+    axis.set_xticks(x, [f"{value:.3g}" for value in x])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
+    axis.tick_params(axis="y", which="minor", labelsize="x-small")
+    axis.set_xlabel(results.shape_of(dataset, results.columns_of(dataset)[0])[0])
+    axis.set_ylabel("final test error on P-only examples (%)")
+    axis.legend(fontsize="small")
+    figure.suptitle(f"{dataset.attrs['problem']}, {dataset.sizes['seed']} seeds (bars: 95 %)")
+    return figure
+
+
+def learning_order_map(dataset: xr.Dataset) -> Any:
+    """Is it the rate or the noise? Heat maps over initial rate x gradient noise.
+
+    Left: how much of its final second difference a member has when the first is annealed (1: Q was
+    learned before, 0: after). Right: the final P-only error. Means over seeds.
+    """
+    from matplotlib.figure import Figure
+
+    before = results.before_annealing(dataset, "second_difference").mean("seed")
+    least = float(results.final(dataset, "second_difference").mean("seed").min())
+    panels = (
+        (before / least, "second difference before annealing,\nover the largest at the end", ".2f"),
+        (
+            100 * results.final(dataset, "test_error_p_only").mean("seed"),
+            "final test error on P-only examples (%)",
+            ".2f",
+        ),
+    )
+    figure = Figure(figsize=(11.0, 4.2), layout="constrained")
+    rate = results.rate_dim(dataset)
+    for axis, (values, label, form) in zip(figure.subplots(1, 2), panels, strict=True):
+        values = values.transpose("noise_scale", rate)
+        shown = axis.imshow(values, origin="lower", aspect="auto", cmap="viridis")
+        for (i, j), value in np.ndenumerate(values.values):
+            dark = value < (values.min() + values.max()) / 2
+            told = format(value, form)
+            axis.text(j, i, told, ha="center", va="center", color="w" if dark else "k", fontsize=8)
+        for ticks, name in ((axis.set_xticks, "eta_init"), (axis.set_yticks, "noise_scale")):
+            ticks(range(dataset.sizes[dataset[name].dims[0]]), [f"{v:g}" for v in dataset[name]])
+        axis.set(xlabel="initial learning rate", ylabel="noise, times that of Assumption 3.1")
+        figure.colorbar(shown, ax=axis, label=label)
+    figure.suptitle(f"{dataset.attrs['problem']}, {dataset.sizes['seed']} seeds")
+    return figure
+
+
+def lemmas(dataset: xr.Dataset) -> Any:
+    """What each lemma speaks of against flow time, and its predicted scale as a dashed line.
+
+    Means over seeds. Constants and logarithms that the paper hides are taken as 1 in the scales.
+    """
+    from matplotlib.figure import Figure
+
+    panels = lemma_statements.PANELS
+    known = [panel for panel in panels if panel.variable in dataset]
+    figure = Figure(figsize=(13.0, 3.3 * -(-len(known) // 4)), layout="constrained")
+    axes = figure.subplots(-(-len(known) // 4), 4, squeeze=False).ravel()
+    scales = lemma_statements.scales(dataset)
+    for axis, panel in zip(axes, known, strict=False):
+        for (name, columns), colour in zip(
+            results.the_two_algorithms(dataset).items(), ("C0", "C3"), strict=True
+        ):
+            if columns:
+                _mean_and_band(axis, abs(dataset[panel.variable].isel(columns[0])), colour, name)
+        for scale, style in zip(panel.scales, ("--", ":"), strict=False):
+            value = float(np.nanmean(scales[scale].values))
+            axis.axhline(
+                value, color="k", ls=style, lw=1, label=f"{scales[scale].attrs['formula']}"
+            )
+        axis.set_title(panel.title, fontsize="small")
+        axis.set_xlabel("flow time", fontsize="small")
+        axis.set_yscale("log")
+        axis.legend(fontsize="x-small")
+    for axis in axes[len(known) :]:
+        axis.axis("off")
+    figure.suptitle(f"{dataset.attrs['problem']}, {dataset.sizes['seed']} seeds")
+    return figure
+
+
+def limit_gap(nets: xr.Dataset, limit: xr.Dataset) -> Any:
+    """Finite networks against the limit of infinite width: second differences, and their gap.
+
+    Left: means over seeds against flow time, the limit in black. Right: max over time of the
+    difference of the means over the largest of the limit (`results.limit_gaps`), against m_v, and
+    the largest |D| at which a network saturates, r^2 tau0 sqrt(m_v)/pi, in the same unit.
+    """
+    from matplotlib.figure import Figure
+
+    gaps = results.limit_gaps(nets, limit)
+    rates = [float(rate) for rate in nets["eta_init"].values]
+    figure = Figure(figsize=(4.4 * (len(rates) + 1), 4.0), layout="constrained")
+    axes = figure.subplots(1, len(rates) + 1)
+    widths = nets["m_v"].values
+    for rate, axis in zip(rates, axes, strict=False):
+        for width, colour in zip(widths, _colours(len(widths)), strict=True):
+            curves = nets["second_difference"].sel(m_v=width, eta_init=rate)
+            _mean_and_band(axis, curves, colour, f"m_v = {width}")
+        mean = limit["second_difference"].sel(eta_init=rate).mean("seed")
+        axis.plot(limit["flow_time"], mean, color="k", ls="--", lw=1.2, label="limit")
+        axis.set(title=f"initial rate {rate:g}", xlabel="flow time", ylabel="second difference")
+    axes[0].legend(fontsize="small")
+    for rate, marker in zip(rates, "osv^", strict=False):
+        axes[-1].plot(
+            widths, gaps["gap"].sel(eta_init=rate), color="C0", marker=marker,
+            label=f"gap, initial rate {rate:g}",
+        )  # fmt: skip
+    saturation = gaps["saturation"].max("eta_init")
+    axes[-1].plot(widths, saturation, color="0.4", ls="--", label="saturation of |D|")
+    axes[-1].axhline(0.2, color="0.7", lw=0.8)
+    axes[-1].set(
+        xscale="log", yscale="log", xlabel="m_v", ylabel="over the largest |D| of the limit"
+    )
+    axes[-1].legend(fontsize="small")
+    figure.suptitle(f"{nets.sizes['seed']} seeds (band: one standard error)")
+    return figure
+
+
+def around_the_circle(r: float, curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> Any:
+    """Figure 2 of the paper, and the network's Q part around the circle in the plane of Q.
+
+    Args:
+      r: |zeta|.
+      curves: (algorithm, label, angle from z in radians (k,), g at these points of the unit
+        circle (k,)) each; a panel an algorithm.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for name, *_ in curves))
+    figure = Figure(figsize=(4.4 * (len(names) + 1), 4.0), layout="constrained")
+    first, *axes = figure.subplots(1, len(names) + 1)
+    for (x, y), text, colour in (
+        ((1.0, 0.0), "z: +1", "C0"),
+        ((1.0, r), "z + zeta: -1", "C3"),
+        ((1.0, -r), "z - zeta: -1", "C3"),
+    ):
+        first.annotate(
+            "", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.5}
+        )
+        first.text(1.02, 2 * y, text, color=colour, va="center")
+    first.set(xlim=(0, 1.6), ylim=(-0.5, 0.5), xlabel="along z", ylabel="along zeta/|zeta|")
+    first.set_title("the three directions of Q")
+    of_zeta = float(np.arctan(r))
+    for name, axis in zip(names, axes, strict=True):
+        for of, label, angles, g in curves:
+            if of == name:
+                axis.plot(angles, g, label=label)
+        for angle, colour in ((0.0, "C0"), (of_zeta, "C3"), (-of_zeta, "C3")):
+            axis.axvline(angle, color=colour, ls=":", lw=1)
+        axis.axhline(0, color="0.7", lw=0.8)
+        axis.set(title=name, xlabel="angle from z in the plane of Q", ylabel="g on the unit circle")
+        axis.legend(fontsize="small")
     return figure
 
 
@@ -170,7 +376,10 @@ def patch_examples(z: Any, zeta: Any, before: Any, after: Any, title: str) -> An
 FIGURES: Mapping[str, Callable[[xr.Dataset], Any]] = {
     "accuracy": accuracy,
     "error_against_rate": error_against_rate,
+    "error_against_shape": error_against_shape,
     "learning_order": learning_order,
+    "learning_order_map": learning_order_map,
+    "lemmas": lemmas,
     "patch_accuracy": patch_accuracy,
 }
 
@@ -181,8 +390,11 @@ def draw(dataset: xr.Dataset, names: Sequence[str], folder: pathlib.Path) -> lis
     paths = []
     for name in names:
         path = folder / f"{name}.png"
-        figure = FIGURES[name](dataset)
-        save = functools.partial(figure.savefig, dpi=150, format="png")
-        results.write_aside(path, save)
+        save(FIGURES[name](dataset), path)
         paths.append(path)
     return paths
+
+
+def save(figure: Any, path: pathlib.Path) -> None:
+    """Writes a figure as a PNG file, whole or not at all."""
+    results.write_aside(path, functools.partial(figure.savefig, dpi=150, format="png"))

@@ -21,7 +21,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lr_order_jax import directory, experiment, results, spec
+from lr_order_jax import directory, experiment, results, spec, study
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.progress import say
 
@@ -82,11 +82,11 @@ def _refuse(line: str) -> None:
 
 def _main(argv: Sequence[str]) -> None:
     try:
-        run_spec = spec.parse(_CONFIG.value)
+        asked = spec.parse_study(_CONFIG.value)
         name, _, variant = _config_file(sys.argv).partition(":")
         stem = "-".join(part for part in (pathlib.Path(name).stem, variant) if part)
-        workdir = pathlib.Path(_WORKDIR.value or directory.default(stem, run_spec))
-        dataset = experiment.run(run_spec, workdir)
+        workdir = pathlib.Path(_WORKDIR.value or directory.default(stem, asked))
+        dataset = study.run(asked, workdir)
     except ConfigError as error:
         _refuse(str(error))
     except experiment.Interrupted as interruption:
@@ -101,7 +101,7 @@ def _main(argv: Sequence[str]) -> None:
         say(f"error: {error}; what was saved before is whole, the same command continues")
         sys.exit(1)
     try:
-        results.print_table(results.TABLES[run_spec.problem.table](dataset))
+        results.print_table(results.TABLES[asked.specs[0].problem.table](dataset))
         print(f"results: {workdir / 'results.nc'}   figures: {workdir / 'figures'}", flush=True)
     except BrokenPipeError:  # the reader has seen enough; the files are whole
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,7 @@ else, so that a new task needs no change to them.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lr_order_jax.algorithm import Hypers
@@ -94,6 +94,11 @@ class Problem(Protocol):
     @property
     def figures(self) -> tuple[str, ...]:
         """Names of its figures in `figures.FIGURES`."""
+        ...
+
+    @property
+    def study_figures(self) -> tuple[str, ...]:
+        """Names of the figures of several programs of it, see `study`."""
         ...
 
     @property
@@ -192,6 +197,25 @@ class Watches(Protocol):
     ) -> PyTree:
         """`model.watched` after a step in a phase from the weights of `model`; `grads`, the noise
         level and the key are those of `loss` there."""
+        ...
+
+
+@runtime_checkable
+class HasTheory(Protocol):
+    """A problem that says of its own setting what theory asks for and what it is compared with."""
+
+    @property
+    def seed_variables(self) -> Mapping[str, Variable]:
+        """Numbers of a seed's data that stand in the results once, over `seed` alone."""
+        ...
+
+    def seed_values(self, data: Data) -> Mapping[str, float]:
+        """Their values for one seed."""
+        ...
+
+    def audit(self, members: Iterable[tuple[Mapping[str, Any], Data]]) -> tuple[list, list[str]]:
+        """Which assumptions hold over members, each the values of its swept fields and the data of
+        its seed: plain data for config.json, and lines to be read."""
         ...
 
 

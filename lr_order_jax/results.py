@@ -52,6 +52,8 @@ def make_dataset(
     history: Mapping[str, np.ndarray],
     status: np.ndarray,
     member_times: Mapping[str, np.ndarray],
+    seed_variables: Mapping[str, Variable],
+    seed_values: Mapping[str, np.ndarray],
 ) -> xr.Dataset:
     """The labelled arrays of a run.
 
@@ -61,6 +63,7 @@ def make_dataset(
       history: (S, H, T, ...) arrays by variable name.
       status: (S, H) values of `Status`.
       member_times: (S, H) arrays by the names in MEMBER_VARIABLES.
+      seed_variables, seed_values: numbers of each seed's data, (S,).
     """
     grid = [len(seeds), *(len(axis) for axis in axes)]
     member_dims = ["seed", *(axis.name for axis in axes)]
@@ -81,6 +84,8 @@ def make_dataset(
         units = {"units": TIME_UNITS[clock]}
         shaped = member_times[name].reshape(grid)
         arrays[name] = (member_dims, shaped, variable.attributes | units)
+    for name, variable in seed_variables.items():
+        arrays[name] = (("seed",), seed_values[name], variable.attributes)
     flags: dict[str, Any] = {
         "long_name": "state of the member",
         "units": "1",
@@ -98,6 +103,42 @@ def make_dataset(
         "complete": np.int32(np.all(status != Status.RUNNING)),
     }
     return xr.Dataset(arrays, coords, attributes)
+
+
+def join(
+    what: Mapping[str, Any], axes: Sequence[Axis], parts: Sequence[xr.Dataset | None]
+) -> xr.Dataset:
+    """The labelled arrays of several programs as one: with a dimension for each of their axes.
+
+    Args:
+      what: as computed by all of them.
+      axes: those along which the programs differ.
+      parts: the results of each program, C order; None for one that has none yet, which is filled
+        with NaN and the status RUNNING. At least one is there.
+    """
+    there = [part for part in parts if part is not None]
+    blank = there[0].map(
+        lambda v: xr.full_like(v, np.nan if v.dtype.kind == "f" else 0), keep_attrs=True
+    )
+    row = [part if part is not None else blank for part in parts]
+    for axis in reversed(axes):  # the last axis varies fastest
+        row = [
+            xr.concat(row[i : i + len(axis)], axis.name, combine_attrs="override")
+            for i in range(0, len(row), len(axis))
+        ]
+    (whole,) = row
+    of_axes = {}
+    for axis in axes:
+        for field, values in axis.values.items():
+            told = {"long_name": f"config field {field}", "units": "1"}
+            of_axes[field] = (axis.name, np.asarray(values), told)
+    whole = whole.assign_coords(of_axes)
+    whole.attrs["config"] = json.dumps(what, sort_keys=True)
+    whole.attrs["complete"] = np.int32(
+        len(there) == len(parts) and all(part.attrs["complete"] for part in there)
+    )
+    names = [axis.name for axis in axes]
+    return whole.transpose("seed", *names, ...)
 
 
 def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) -> None:
@@ -381,6 +422,119 @@ def final_table(dataset: xr.Dataset) -> Table:
         if variable.dims[-1:] == (clock,) and name not in HOST_VARIABLES
     }
     return _table_of_members(dataset, cells, label_of, [])
+
+
+def config_of(dataset: xr.Dataset) -> dict[str, Any]:
+    """What was computed: the resolved fields of the run."""
+    return json.loads(dataset.attrs["config"])
+
+
+def value_of(dataset: xr.Dataset, field: str, column: Mapping[str, int]) -> Any:
+    """The value of a field for a column: that along an axis, or that of the whole run."""
+    if field in dataset.coords:
+        coordinate = dataset[field]
+        return coordinate.values[column[str(coordinate.dims[0])]]
+    value = config_of(dataset)[field]
+    return value[0] if isinstance(value, list) else value
+
+
+def the_two_algorithms(dataset: xr.Dataset) -> dict[str, list[dict[str, int]]]:
+    """The columns of Algorithm 1 (L-S: from eta_1, annealed) and Algorithm 2 (S: eta_2 throughout,
+    without noise before the activations); others, such as rates in between, are left out."""
+    eta_1 = config_of(dataset)["eta_1"]
+    found: dict[str, list[dict[str, int]]] = {"L-S": [], "S": []}
+    for column in columns_of(dataset):
+        rates = [value_of(dataset, name, column) for name in ("eta_init", "eta_2")]
+        if value_of(dataset, "noise_init", column) == 0 and rates[0] in (eta_1, rates[1]):
+            found["S" if rates[0] == rates[1] else "L-S"].append(column)
+    return found
+
+
+def shape_of(dataset: xr.Dataset, column: Mapping[str, int]) -> tuple[str, float]:
+    """What a study varies, and its value for a column: the axis beside that of the initial rate, or
+    else eta_1/eta_2. Where N varies and d does not, kappa = sqrt(d/N) (Assumption 3.3)."""
+    others = [axis for axis in column if axis != rate_dim(dataset)]
+    if not others:
+        ratio = config_of(dataset)["eta_1"] / value_of(dataset, "eta_2", column)
+        return "eta_1/eta_2", float(ratio)
+    if others[0] == "n" and "d" not in dataset.coords:
+        n = value_of(dataset, "n", column)
+        return "kappa = sqrt(d/N)", math.sqrt(value_of(dataset, "d", column) / n)
+    return others[0], float(value_of(dataset, others[0], column))
+
+
+def errors_against_shape(dataset: xr.Dataset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Final P-only errors along what a study varies (`shape_of`).
+
+    Returns:
+      For L-S, S and the two best linear rules: x (K,) rising, and errors (seeds, K).
+    """
+    error = final(dataset, "test_error_p_only")
+    curves: dict[str, dict[float, np.ndarray]] = {}
+    for name, columns in the_two_algorithms(dataset).items():
+        for column in columns:
+            x = shape_of(dataset, column)[1]
+            curves.setdefault(name, {})[x] = error.isel(column).values
+            for rule in ("p_only", "all_p"):
+                of_rule = dataset[f"linear_error_{rule}"]
+                here = {axis: at for axis, at in column.items() if axis in of_rule.dims}
+                curves.setdefault(rule, {})[x] = of_rule.isel(here).values
+    return {
+        name: (np.array(sorted(points)), np.stack([points[x] for x in sorted(points)], axis=1))
+        for name, points in curves.items()
+    }
+
+
+def fit_slope(x: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """The slope of log(mean over seeds) against log x, and its standard error by jackknife.
+
+    Args:
+      x: (K,), positive.
+      values: (seeds, K).
+
+    Returns:
+      NaN where a mean is not positive or there are fewer than two points (error: two seeds).
+    """
+
+    def slope(rows):
+        mean = np.mean(rows, axis=0)
+        if len(x) < 2 or not np.all(mean > 0):
+            return math.nan
+        return float(np.polyfit(np.log(x), np.log(mean), 1)[0])
+
+    count = len(values)
+    if count < 2:
+        return slope(values), math.nan
+    left_out = np.array([slope(np.delete(values, i, axis=0)) for i in range(count)])
+    variance = (count - 1) / count * np.sum((left_out - left_out.mean()) ** 2)
+    return slope(values), float(np.sqrt(variance))
+
+
+def limit_gaps(nets: xr.Dataset, limit: xr.Dataset) -> xr.Dataset:
+    """How far networks of finite width are from the limit, over m_v and eta_init.
+
+    Args:
+      nets: a study of `two_layer` over m_v.
+      limit: a run of `lazy_limit` at the same rates, records and seeds.
+
+    Returns:
+      `gap`: max over time of |mean D_net - mean D_limit| over max |mean D_limit|, D the second
+      difference and means over seeds; `saturation`: r^2 tau0 sqrt(m_v)/pi, at about which |D| of a
+      network saturates, in the same unit.
+
+    Raises:
+      KeyError, ValueError: if the runs do not fit together.
+    """
+    of_nets = nets["second_difference"].mean("seed")
+    of_limit = limit["second_difference"].sel(eta_init=nets["eta_init"]).mean("seed")
+    if not np.allclose(of_nets["flow_time"], of_limit["flow_time"]):
+        raise ValueError("their records are at different flow times")
+    largest = abs(of_limit).max("flow_time")
+    of_nets = of_nets.assign_coords(flow_time=of_limit["flow_time"])
+    gap = abs(of_nets - of_limit).max("flow_time") / largest
+    config = config_of(nets)
+    width = config["r"] ** 2 * config["tau0_v"] * nets["m_v"] ** 0.5 / math.pi
+    return xr.Dataset({"gap": gap, "saturation": width / largest})
 
 
 TABLES: Mapping[str, Callable[[xr.Dataset], Table]] = {

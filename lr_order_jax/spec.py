@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from lr_order_jax import fields, problem
+from lr_order_jax import fields, problem, sweep
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.problem import Ways
 
@@ -95,6 +95,44 @@ def parse(config: Any) -> Spec:
     return Spec(task, common, _resolve_ways(how, task), json.loads(json.dumps(what)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What one command computes: a spec, or several that differ in fields on which the compiled
+    program depends (shapes, the distribution), one program a spec."""
+
+    axes: tuple[sweep.Axis, ...]  # of those fields, where they have several values
+    points: tuple[Mapping[str, Any], ...]  # values of these fields by program, C order
+    specs: tuple[Spec, ...]  # one a point
+    what: Mapping[str, Any]
+
+    @property
+    def how_as_run(self) -> dict[str, Any]:
+        return self.specs[0].how_as_run
+
+
+def parse_study(config: Any) -> Study:
+    """The specs of a ConfigDict whose outer fields (`fields.Rule.outer`) may have several values.
+
+    They are combined as swept fields are: each an axis, or several one axis by `zipped`.
+
+    Raises:
+      ConfigError: for an unknown, missing or wrong field.
+    """
+    values = dict(config.items())
+    section = problem.lookup(values.get("problem")).Fields
+    outer = fields.outer_values(section, values)
+    entries = fields.convert("zipped", values.get("zipped", ()), fields.rules(Common)["zipped"])
+    zipped = [entry for entry in entries if set(entry.split("+")) & set(outer)]
+    axes = tuple(axis for axis in sweep.make_axes(outer, zipped) if len(axis) > 1)
+    points = sweep.make_members(axes)
+    inner = {"zipped": tuple(entry for entry in entries if entry not in zipped)}
+    specs = tuple(parse({**values, **inner, **point}) for point in points)
+    if not axes:
+        return Study((), points, specs, specs[0].what)
+    several = {field: list(v) for axis in axes for field, v in axis.values.items()}
+    return Study(axes, points, specs, {**specs[0].what, **several, "zipped": list(entries)})
+
+
 def _resolve_ways(how: How, task: problem.Problem) -> How:
     ways = task.ways.get(jax.default_backend(), task.ways.get("cpu", Ways("dispatch", "loop")))
     return dataclasses.replace(
@@ -114,7 +152,7 @@ def _resolve_seeds(common: Common) -> Common:
     return dataclasses.replace(common, seeds=seeds, num_seeds=len(seeds))
 
 
-def digest(spec: Spec) -> str:
+def digest(spec: Spec | Study) -> str:
     """Eight hexadecimal digits that stand for what is computed."""
     text = json.dumps(spec.what, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -52,19 +52,20 @@ class Grid(NamedTuple):
         return len(self.seeds), len(self.members)
 
 
-def make_axes(section: Any, zipped: Sequence[str]) -> tuple[Axis, ...]:
-    """The axes of a section of the configuration.
+def make_axes(given: Mapping[str, tuple], zipped: Sequence[str]) -> tuple[Axis, ...]:
+    """The axes of a grid.
 
     A field with several values is an axis. Those with one value are axes of one point.
 
     Args:
+      given: the values of each field that can be swept; (None,) for one that is not set.
       zipped: entries like "eta_init+noise_scale": fields of equal length that make one axis.
 
     Raises:
       ConfigError: if zipped fields are unknown, unset, named twice or of different lengths, or if
         an axis holds the same point twice.
     """
-    names = fields.swept_fields(type(section))
+    names = tuple(given)
     together = [tuple(entry.split("+")) for entry in zipped]
     named = [name for group in together for name in group]
     for name in named:
@@ -75,7 +76,7 @@ def make_axes(section: Any, zipped: Sequence[str]) -> tuple[Axis, ...]:
             )
         if named.count(name) > 1:
             raise ConfigError(f"config.zipped = {tuple(zipped)!r}: {name!r} stands in it twice")
-        if getattr(section, name) is None:
+        if given[name] == (None,):
             raise ConfigError(f"config.zipped = {tuple(zipped)!r}: config.{name} is not set")
     # A group takes the place of its first field.
     groups = {group[0]: group for group in together}
@@ -85,7 +86,7 @@ def make_axes(section: Any, zipped: Sequence[str]) -> tuple[Axis, ...]:
         if name in followers:
             continue
         group = groups.get(name, (name,))
-        values = {field: getattr(section, field) or (None,) for field in group}
+        values = {field: given[field] for field in group}
         lengths = {field: len(v) for field, v in values.items()}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{field} has {k}" for field, k in lengths.items())
@@ -110,7 +111,7 @@ def make_members(axes: Sequence[Axis]) -> tuple[Mapping[str, Any], ...]:
 
 def make_grid(problem: Problem, seeds: Sequence[int], zipped: Sequence[str]) -> Grid:
     """Axes, members, data and hyperparameters of a sweep."""
-    axes = make_axes(problem.fields, zipped)
+    axes = make_axes(fields.swept_values(problem.fields), zipped)
     members = make_members(axes)
     keys = jnp.stack([engine.seed_key(seed) for seed in seeds])
     shared = jax.device_put(problem.load())

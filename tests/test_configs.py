@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, load_config
 
-from lr_order_jax import spec, sweep
+from lr_order_jax import fields, spec, sweep
 
 
 def shipped():
@@ -20,8 +20,8 @@ def shipped():
 
 @pytest.mark.parametrize(("name", "variant"), list(shipped()))
 def test_a_shipped_config_is_valid(name, variant):
-    run_spec = spec.parse(load_config(name, variant))
-    axes = sweep.make_axes(run_spec.problem.fields, run_spec.common.zipped)
+    run_spec = spec.parse_study(load_config(name, variant)).specs[0]
+    axes = sweep.make_axes(fields.swept_values(run_spec.problem.fields), run_spec.common.zipped)
     assert len(sweep.make_members(axes)) >= 2
 
 

@@ -4,8 +4,21 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis import effect
+from analysis import effect, script
 from lr_order_jax import results
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Exit status of the script for a directory."""
+
+    def run(folder):
+        monkeypatch.setattr("sys.argv", ["effect", str(folder)])
+        with pytest.raises(SystemExit) as ended:
+            script.run("effect DIR", 1, effect.main)
+        return ended.value.code
+
+    return run
 
 
 def dataset(small_at_40, large_at_40, large_end, errors):
@@ -45,21 +58,21 @@ def test_the_three_numbers():
         ((-0.6, -0.2, -0.8, [[0.01, 0.03], [0.04, 0.02], [0.01, 0.01]]), 1),
     ],
 )
-def test_exit_status(values, status, tmp_path, capsys):
+def test_exit_status(values, status, tmp_path, capsys, command):
     results.write_results(dataset(*values), tmp_path / "results.nc")
-    assert effect.main([str(tmp_path)]) == status
+    assert command(tmp_path) == status
     assert ("MISSED" in capsys.readouterr().out) == bool(status)
 
 
-def test_results_of_another_shape_are_one_line(tmp_path, capsys):
+def test_results_of_another_shape_are_one_line(tmp_path, capsys, command):
     early = dataset(-0.6, -0.2, -0.8, CLEAR).isel(flow_time=[0, 2])
     results.write_results(early, tmp_path / "results.nc")
-    assert effect.main([str(tmp_path)]) == 2
+    assert command(tmp_path) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_no_results_is_one_line(tmp_path, capsys):
-    assert effect.main([str(tmp_path / "none")]) == 2
+def test_no_results_is_one_line(tmp_path, capsys, command):
+    assert command(tmp_path / "none") == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -95,14 +108,37 @@ def patched(small_patch, large_clean, large_end):
         ((0.5, 0.4, 0.6), 1),  # equal is not more
     ],
 )
-def test_a_run_with_patches_is_judged_by_its_worst_seed(values, status, tmp_path, capsys):
+def test_a_run_with_patches_is_judged_by_its_worst_seed(values, status, tmp_path, capsys, command):
     results.write_results(patched(*values), tmp_path / "results.nc")
-    assert effect.main([str(tmp_path)]) == status
+    assert command(tmp_path) == status
     assert ("MISSED" in capsys.readouterr().out) == bool(status)
 
 
-def test_a_problem_without_promises_is_one_line(tmp_path, capsys):
+def test_a_problem_without_promises_is_one_line(tmp_path, capsys, command):
     other = patched(0.5, 0.5, 0.6).assign_attrs(problem="mine:Line")
     results.write_results(other, tmp_path / "results.nc")
-    assert effect.main([str(tmp_path)]) == 2
+    assert command(tmp_path) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def plain(large, small, noise):
+    epoch = np.array([0.0, 1.0])
+    clean = np.array([[[0.1, large], [0.1, small], [0.1, noise]]] * 2)
+    dims = ("seed", "arm", "epoch")
+    return xr.Dataset(
+        {
+            "clean_accuracy": (dims, clean),
+            "step": (dims, np.zeros((2, 3, 2))),
+            "status": (("seed", "arm"), np.ones((2, 3), int)),
+        },
+        {"seed": [0, 1], "arm": ["large", "small", "noise"], "epoch": epoch},
+        {"problem": "patch_cifar"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "status"), [((0.6, 0.5, 0.55), 0), ((0.5, 0.5, 0.55), 1), ((0.6, 0.5, 0.45), 1)]
+)
+def test_a_run_without_patches_is_judged_at_its_end(values, status, tmp_path, command):
+    results.write_results(plain(*values), tmp_path / "results.nc")
+    assert command(tmp_path) == status

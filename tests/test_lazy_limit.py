@@ -186,7 +186,10 @@ def test_a_run_follows_the_contract(values, tmp_path):
     assert ds["train_loss"].dims == ("seed", "eta_init", "flow_time")
     np.testing.assert_allclose(ds["train_loss"].isel(flow_time=0), np.log(2), rtol=1e-6)
     assert (ds["train_loss"].isel(flow_time=-1) < 0.69).all()
-    assert results.read_results(tmp_path / "run").attrs["complete"] == 1
+    written = (tmp_path / "run" / "results.nc").read_bytes()
+    again = experiment.run(spec.parse(values(num_records=4)), tmp_path / "run")  # from the memory
+    assert again.attrs["complete"] == 1
+    assert (tmp_path / "run" / "results.nc").read_bytes() == written
 
 
 def test_the_limit_moves_itself():

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from lr_order_jax import algorithm, checkpoint, engine, experiment, progress, results, spec, sweep
+from lr_order_jax import (
+    algorithm,
+    checkpoint,
+    engine,
+    experiment,
+    fields,
+    progress,
+    results,
+    spec,
+    sweep,
+)
 from lr_order_jax.algorithm import Status
 from lr_order_jax.data import procedural
 from lr_order_jax.data.images import Images
@@ -199,7 +209,7 @@ def published(name, **changes):
 
 
 def hypers_of(problem, zipped):
-    members = sweep.make_members(sweep.make_axes(problem.fields, zipped))
+    members = sweep.make_members(sweep.make_axes(fields.swept_values(problem.fields), zipped))
     return [problem.hypers(values, Data((), ())) for values in members]
 
 

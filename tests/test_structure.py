@@ -18,8 +18,10 @@ FLOORS = [
     {"engine", "problems"},
     {"sweep"},
     {"spec", "results", "checkpoint"},
+    {"lemmas"},
     {"figures", "directory"},
     {"experiment"},
+    {"study"},
     {"main"},
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

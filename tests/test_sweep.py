@@ -57,7 +57,7 @@ def assert_equal(a, b):
 
 def test_axes_are_a_product_in_c_order():
     problem = toy.make(eta=(0.1, 0.2), lam=(0.0, 0.1, 0.2))
-    axes = sweep.make_axes(problem.fields, ())
+    axes = sweep.make_axes(fields.swept_values(problem.fields), ())
     assert [(a.name, len(a)) for a in axes] == [("eta", 2), ("lam", 3), ("free", 1)]
     members = sweep.make_members(axes)
     assert members[0] == {"eta": 0.1, "lam": 0.0, "free": None}
@@ -68,7 +68,7 @@ def test_axes_are_a_product_in_c_order():
 
 def test_zipped_fields_are_one_axis_named_after_the_first():
     problem = toy.make(eta=(0.1, 0.2), lam=(0.0, 0.1))
-    axes = sweep.make_axes(problem.fields, ("lam+eta",))
+    axes = sweep.make_axes(fields.swept_values(problem.fields), ("lam+eta",))
     assert [a.name for a in axes] == ["lam", "free"]
     members = sweep.make_members(axes)
     assert [(m["lam"], m["eta"]) for m in members] == [(0.0, 0.1), (0.1, 0.2)]
@@ -88,7 +88,7 @@ def test_zipped_fields_are_one_axis_named_after_the_first():
 def test_wrong_zips_are_refused(zipped, told):
     problem = toy.make(eta=(0.1, 0.2), lam=(0.0, 0.1, 0.2))
     with pytest.raises(ConfigError, match=told):
-        sweep.make_axes(problem.fields, zipped)
+        sweep.make_axes(fields.swept_values(problem.fields), zipped)
 
 
 def test_a_repeated_name_is_refused(tiny):
@@ -98,13 +98,15 @@ def test_a_repeated_name_is_refused(tiny):
         arm: tuple = fields.words(swept=True)
 
     with pytest.raises(ConfigError, match="same value twice"):
-        sweep.make_axes(Named(eta=(0.1, 0.2), arm=("a", "a")), ("arm+eta",))
+        sweep.make_axes(fields.swept_values(Named(eta=(0.1, 0.2), arm=("a", "a"))), ("arm+eta",))
 
 
 def test_a_repeated_value_is_refused_but_not_a_repeated_zipped_field():
     with pytest.raises(ConfigError, match="same value twice"):
-        sweep.make_axes(toy.make(eta=(0.1, 0.1)).fields, ())
-    axes = sweep.make_axes(toy.make(eta=(0.1, 0.1), lam=(0.0, 0.1)).fields, ("eta+lam",))
+        sweep.make_axes(fields.swept_values(toy.make(eta=(0.1, 0.1)).fields), ())
+    axes = sweep.make_axes(
+        fields.swept_values(toy.make(eta=(0.1, 0.1), lam=(0.0, 0.1)).fields), ("eta+lam",)
+    )
     assert len(axes[0]) == 2
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lr_order_jax import algorithm, engine, spec, sweep
+from lr_order_jax import algorithm, engine, fields, spec, sweep
 from lr_order_jax.engine import Stream
 from lr_order_jax.problem import Data
 from lr_order_jax.problems import synthetic
@@ -19,7 +19,7 @@ def build(tiny, **changes):
     key = engine.seed_key(3)
     data = problem.make_data(engine.stream_key(key, Stream.DATA), ())
     model = problem.init(engine.stream_key(key, Stream.INIT))
-    members = sweep.make_members(sweep.make_axes(problem.fields, ()))
+    members = sweep.make_members(sweep.make_axes(fields.swept_values(problem.fields), ()))
     hypers = algorithm.on_device(problem.hypers(members[0], Data((), data)))
     return problem, key, data, model, hypers
 

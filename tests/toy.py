@@ -38,7 +38,7 @@ class Toy:
     variables = {"mean": Variable("mean weight")}  # noqa: RUF012
     batch_sizes = (1,)
     num_evaluation_batches = 1
-    table, figures = "none", ()
+    table, figures, study_figures = "none", (), ()
 
     def horizon(self):
         return 1.0

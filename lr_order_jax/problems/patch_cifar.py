@@ -81,7 +81,7 @@ class PatchCifar:
         "gpu": Ways("dispatch", "loop"),
         "tpu": Ways("dispatch", "loop"),
     }
-    table = "accuracy"
+    table, study_figures = "accuracy", ()
 
     @dataclasses.dataclass(frozen=True)
     class Fields:

@@ -29,6 +29,7 @@ from lr_order_jax.algorithm import NEVER, Hypers
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.models.two_layer import product
 from lr_order_jax.problem import Model, Variable, Ways
+from lr_order_jax.problems import assumptions, linear_rule
 
 GROUPS = ("p_only", "q_only", "both")
 
@@ -148,6 +149,18 @@ VARIABLES = {
 }
 
 
+SEED_VARIABLES = {
+    "p": Variable("fraction of P-only examples in the training data"),
+    "q": Variable("fraction of Q-only examples in the training data"),
+    "linear_error_p_only": Variable(
+        "P-only test error of the best linear rule that the P-only training examples give"
+    ),
+    "linear_error_all_p": Variable(
+        "P-only test error of the best linear rule that all training examples with P give"
+    ),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class SyntheticFields:
     """The section of the configuration that all problems on this distribution share."""
@@ -166,14 +179,14 @@ class SyntheticFields:
     eta_1: float | None = fields.positive(optional=True)  # unset: the largest eta_init
     flow_time_1: float = fields.non_negative()  # anneal by this flow time at the latest
     flow_time_2: float = fields.non_negative()  # run so long after annealing
-    # Distribution.
-    d: int = fields.integer(2)
-    n: int = fields.integer(1)
-    p0: float = fields.real("a number from 0 to 1", lambda v: 0 <= v <= 1)
-    q0: float = fields.real("a number from 0 to 1", lambda v: 0 <= v <= 1)
-    r: float = fields.positive()  # |zeta|
-    gamma0: float | None = fields.non_negative(optional=True)  # unset: 1/sqrt(d)
-    q_scale: float = fields.positive()  # A: alpha ~ U[0, A]
+    # Distribution. Several values of these are several programs, see `spec.parse_study`.
+    d: int = fields.integer(2, outer=True)
+    n: int = fields.integer(1, outer=True)
+    p0: float = fields.real("a number from 0 to 1", lambda v: 0 <= v <= 1, outer=True)
+    q0: float = fields.real("a number from 0 to 1", lambda v: 0 <= v <= 1, outer=True)
+    r: float = fields.positive(outer=True)  # |zeta|
+    gamma0: float | None = fields.non_negative(optional=True, outer=True)  # unset: 1/sqrt(d)
+    q_scale: float = fields.positive(outer=True)  # A: alpha ~ U[0, A]
     num_test: int = fields.integer(1)  # test examples of each group
 
 
@@ -337,7 +350,9 @@ class Synthetic:
     ways = {"cpu": Ways("scan", "vmap")}  # noqa: RUF012
     num_evaluation_batches = 1
     table = "learning_order"
-    figures = ("learning_order", "error_against_rate")
+    study_figures = ("error_against_shape",)
+
+    seed_variables = SEED_VARIABLES
 
     Fields = SyntheticFields
 
@@ -349,6 +364,13 @@ class Synthetic:
     @property
     def variables(self) -> Mapping[str, Variable]:
         return VARIABLES
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """With both of them swept also the map of rate and noise."""
+        both = min(len(set(self.fields.eta_init)), len(set(self.fields.noise_scale))) > 1
+        maps = ("learning_order_map",) if both else ()
+        return ("learning_order", "error_against_rate", *maps)
 
     def init(self, key) -> Model:
         raise NotImplementedError
@@ -411,6 +433,55 @@ class Synthetic:
         """L(U), the mean logistic loss of f = r + g over the training examples."""
         r, g = self.train_outputs(params, stats, batch)
         return jnp.mean(logistic_loss(r + g, batch.train.y)), stats
+
+    # What theory asks for (`HasTheory`).
+
+    def seed_values(self, data):
+        train, test = data.own.train, data.own.test
+        group, x1, y = (np.asarray(leaf) for leaf in (train.group, train.x1, train.y))
+        x1_test, y_test = np.asarray(test.x1), np.asarray(test.y)
+        errors = {
+            name: linear_rule.best_error(x1[kept], y[kept], x1_test, y_test)
+            for name, kept in (("p_only", group == 0), ("all_p", group != 1))
+        }
+        return {
+            "p": float(np.mean(group == 0)),
+            "q": float(np.mean(group == 1)),
+            **{f"linear_error_{name}": error for name, error in errors.items()},
+        }
+
+    def widths(self) -> dict[str, tuple[float, float]]:
+        """Width and tau_0 of each block; none in the limit of infinite width."""
+        return {}
+
+    def audit(self, members):
+        c = self.fields
+        checks = []
+        for values, data in members:
+            group = np.asarray(data.own.train.group)
+            widths = self.widths() or {"all": (math.inf, 1.0)}
+            tau_xi = np.broadcast_to(list(jax.tree.leaves(self.tau_xi(values))), len(widths))
+            lam, eta_1 = values["lam"], c.eta_1
+            kept = {  # eta_1 tau_xi^2/(lambda (2 - eta_1 lambda) tau_0^2), see Assumption 3.1
+                block: eta_1 * tau**2 / (lam * (2 - eta_1 * lam) * tau_0**2) if lam * tau_0 else 0.0
+                for (block, (_, tau_0)), tau in zip(widths.items(), tau_xi, strict=True)
+            }
+            of_member = {name: values[name] for name in ("eta_init", "eta_2", "lam")}
+            checks.append(
+                assumptions.audit(
+                    **of_member,
+                    **{name: getattr(c, name) for name in ("d", "n", "r", "q_scale", "gamma0")},
+                    **{name: getattr(c, name) for name in ("p0", "q0", "eta_1")},
+                    epsilon_1=values["epsilon_1"],
+                    epsilon_2=values["epsilon_2"],
+                    p=float(np.mean(group == 0)),
+                    q=float(np.mean(group == 1)),
+                    stationary_variance=kept if max(tau_xi) > 0 else {},
+                    widths=self.widths(),
+                )
+            )
+        summary = assumptions.summarize(checks)
+        return summary, assumptions.describe(summary)
 
     def evaluate(self, data, task, model, index):
         own = data.own

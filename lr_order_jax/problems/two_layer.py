@@ -18,10 +18,10 @@ class TwoLayer(synthetic.Synthetic):
 
     @dataclasses.dataclass(frozen=True)
     class Fields(synthetic.SyntheticFields):
-        m_w: int = fields.integer(1)  # width of W
-        m_v: int = fields.integer(1)  # width of V
-        tau0_w: float = fields.non_negative()  # deviation of the initial weights
-        tau0_v: float = fields.non_negative()
+        m_w: int = fields.integer(1, outer=True)  # width of W
+        m_v: int = fields.integer(1, outer=True)  # width of V
+        tau0_w: float = fields.non_negative(outer=True)  # deviation of the initial weights
+        tau0_v: float = fields.non_negative(outer=True)
         u_law: str = fields.choice("sign", "gaussian")
         v_representation: str = fields.choice("planar", "ambient")
         noise_law: str = fields.choice("weights", "units")  # of the noise before activations
@@ -33,6 +33,10 @@ class TwoLayer(synthetic.Synthetic):
     @property
     def variables(self):
         return {**super().variables, **probes.variables(self.fields.probes)}
+
+    @property
+    def figures(self):
+        return (*super().figures, "lemmas") if self.fields.probes else super().figures
 
     def init(self, key) -> Model:
         """U_0 ~ N(0, tau_0^2) entrywise, tau_0 by block; u fixed at its draw."""
@@ -60,6 +64,10 @@ class TwoLayer(synthetic.Synthetic):
             return c.tau0_v * jax.random.normal(key, (c.m_v, c.d))
         draws = c.tau0_v * jax.random.normal(key, (2, c.m_v))
         return {"z": draws[0], "zeta": draws[1]}
+
+    def widths(self):
+        c = self.fields
+        return {"V": (c.m_v, c.tau0_v), "W": (c.m_w, c.tau0_w)}  # in the order of tree leaves
 
     def tau_xi(self, values) -> dict[str, float]:
         """Noise deviation a block: Assumption 3.1 at eta_1 unless set, times noise_scale."""

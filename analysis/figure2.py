@@ -1,0 +1,59 @@
+"""Figure 2 of the paper and, from checkpoints, the network around the circle in the plane of Q.
+
+    python -m analysis.figure2 DIR
+
+DIR is a run of `two_layer` with planar V and with checkpoints kept by `keep_at`, as of
+configs/lemmas.py. Members of one checkpoint are at the same step, at different flow times. The
+first seed is drawn. Writes DIR/figures/figure2.png.
+"""
+
+import pathlib
+
+import numpy as np
+
+from analysis import script
+from lr_order_jax import checkpoint, figures, results
+
+ANGLES = np.linspace(-0.6, 0.6, 601)
+
+
+def curves_of(folder: pathlib.Path):
+    """r and the curves of `figures.around_the_circle`: each algorithm at each checkpoint.
+
+    Raises:
+      ValueError: if the run is none of planar V with both algorithms.
+    """
+    dataset = results.read_results(folder)
+    config = results.config_of(dataset)
+    if config.get("v_representation") != "planar":
+        raise ValueError("must be a run of two_layer with v_representation = 'planar'")
+    columns = results.columns_of(dataset)
+    curves = []
+    for step in checkpoint.stored_steps(folder):
+        tree, _ = checkpoint.restore(folder, step)
+        v, u = tree["params"]["V"], tree["stats"]["v"]
+        for name, of_name in results.the_two_algorithms(dataset).items():
+            for column in of_name[:1]:
+                h = columns.index(column)
+                rates = [results.value_of(dataset, n, column) for n in ("eta_init", "eta_2")]
+                time = float(np.dot(rates, tree["phase_counts"][0, h]))
+                before = np.outer(np.cos(ANGLES), v["z"][0, h])
+                before += np.outer(np.sin(ANGLES), v["zeta"][0, h])
+                g = np.maximum(before, 0) @ u[0, h]
+                curves.append((name, f"flow time {time:.0f}", ANGLES, g))
+    return config["r"], curves
+
+
+def main(folder: pathlib.Path) -> int:
+    r, curves = curves_of(folder)
+    if not curves:
+        raise ValueError("must hold a member of Algorithm 1 or 2 and a checkpoint")
+    path = folder / "figures" / "figure2.png"
+    path.parent.mkdir(exist_ok=True)
+    figures.save(figures.around_the_circle(r, curves), path)
+    print(f"figure: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    script.run("python -m analysis.figure2 DIR", 1, main)

@@ -1,0 +1,34 @@
+"""Finite networks against the limit of infinite width: the gap against m_v.
+
+    python -m analysis.limit_gap NETS LIMIT
+
+NETS is a run of configs/width.py, LIMIT one of configs/width.py:limit. Prints the numbers and
+writes NETS/figures/limit_gap.png.
+"""
+
+import pathlib
+
+from analysis import script
+from lr_order_jax import figures, results
+
+
+def main(nets_folder: pathlib.Path, limit_folder: pathlib.Path) -> int:
+    nets, limit = (results.read_results(folder) for folder in (nets_folder, limit_folder))
+    try:
+        gaps = results.limit_gaps(nets, limit)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"do not fit together, see configs/width.py ({error})") from None
+    print("      m_v  initial rate  gap (of the limit's largest |D|)  saturation")
+    for width in gaps["m_v"].values:
+        for rate in gaps["eta_init"].values:
+            at = gaps.sel(m_v=width, eta_init=rate)
+            print(f"{width:9d}  {rate:12g}  {float(at.gap):33.3f}  {float(at.saturation):10.2f}")
+    path = nets_folder / "figures" / "limit_gap.png"
+    path.parent.mkdir(exist_ok=True)
+    figures.save(figures.limit_gap(nets, limit), path)
+    print(f"figure: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    script.run("python -m analysis.limit_gap NETS LIMIT", 2, main)

@@ -1,0 +1,195 @@
+"""The lemmas of sections 4 and 5 on the results of a run: what was measured beside its scale.
+
+The lemmas give orders of magnitude: constants and logarithms of d are hidden. In the scales they
+are taken as 1, so a ratio of measured to predicted that stays bounded as d grows is what a lemma
+claims, not one near 1. Times are flow times (learning rate x steps).
+
+epsilon_1 is the field of that name, or, in a run annealed by its flow time, what it would have
+been: the training loss when L-S was annealed, less q log 2. epsilon_2' is the loss at which S
+stopped, or its last; epsilon_2 = sqrt(epsilon_1/q) (Theorem 3.4).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from lr_order_jax import results
+
+
+class Panel(NamedTuple):
+    """A variable of the results and the scales that a lemma predicts for it."""
+
+    title: str
+    variable: str
+    scales: tuple[str, ...]
+
+
+PANELS = (
+    Panel("4.1, 5.1: ||Wbar||^2", "signal_squared_w", ("signal_4_1", "signal_5_1")),
+    Panel("4.1, 5.1: ||Vbar||^2", "signal_squared_v", ("signal_4_1", "signal_5_1")),
+    Panel("4.2: |second difference|", "second_difference", ("difference_4_2",)),
+    Panel("4.3: training loss", "train_loss", ("loss_4_3",)),
+    Panel("4.3: displacement since annealing", "displacement_squared", ("displacement_4_3",)),
+    Panel("4.4: loss of r on M1", "train_loss_of_r_on_m1", ("loss_4_3",)),
+    Panel("4.4: loss of g on its complement", "train_loss_q_only", ("loss_4_4",)),
+    Panel("5.1: loss on M2", "train_loss_on_m2", ("loss_5_1",)),
+    Panel("5.2: ||Wbar^(2)||", "m2_gradient_norm", ("gradient_5_2",)),
+    Panel("5.3: ||alpha||", "alpha_norm", ("alpha_5_3",)),
+    Panel("5.3: residual of 2 <alpha, x>", "odd_part_residual", ("residual_5_3",)),
+    Panel("3: activations that differ, V", "activation_difference_v", ()),
+    Panel("3: activations that differ, W", "activation_difference_w", ()),
+    Panel("3: output gap of g", "output_gap_v", ()),
+    Panel("3: output gap of r", "output_gap_w", ()),
+)
+
+FORMULAS = {
+    "time_4_1": "d/epsilon_1",
+    "signal_4_1": "d log^2(1/epsilon_1)",
+    "difference_4_2": "r^2/lambda",
+    "window_4_2": "1/lambda",
+    "time_4_3": "1/(epsilon_1^3 r)",
+    "loss_4_3": "sqrt(epsilon_1/q)",
+    "displacement_4_3": "1/(epsilon_1^2 r)",
+    "loss_4_4": "sqrt(epsilon_1/q^3)",
+    "time_5_1": "1/(epsilon_2^3 r)",
+    "time_5_1_all": "1/(epsilon_2^3 r) + N p/epsilon_2'",
+    "signal_5_1": "1/(epsilon_2^2 r) + N p",
+    "loss_5_1": "epsilon_2'",
+    "gradient_5_2": "d^(15/32)/epsilon_2'",
+    "alpha_5_3": "sqrt(N p)",
+    "residual_5_3": "d^(-1/32)/epsilon_2'",
+}
+
+
+def _columns(dataset: xr.Dataset) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """The first columns of L-S and S.
+
+    Raises:
+      ValueError: if the run lacks one of them.
+    """
+    found = results.the_two_algorithms(dataset)
+    if not found["L-S"] or not found["S"]:
+        raise ValueError("must hold a member of each algorithm: eta_init = eta_1 and = eta_2")
+    return found["L-S"][0], found["S"][0]
+
+
+def _at(dataset: xr.Dataset, values: xr.DataArray, time: xr.DataArray) -> xr.DataArray:
+    """A variable at the first record at or after a time of each seed; NaN if there is none."""
+    known = (dataset["flow_time"] >= time - 1e-9) & values.notnull()
+    first = known.argmax("flow_time")
+    return values.isel(flow_time=first, drop=True).where(known.any("flow_time"))
+
+
+def scales(dataset: xr.Dataset) -> xr.Dataset:
+    """The predicted scales, each over `seed`, named as in FORMULAS."""
+    large, small = _columns(dataset)
+    config = results.config_of(dataset)
+    d, n, r = (config[name] for name in ("d", "n", "r"))
+    lam = float(results.value_of(dataset, "lam", large))
+    p, q = dataset["p"], dataset["q"]
+    of_large = dataset.isel(large)
+    epsilon_1 = xr.full_like(q, float(results.value_of(dataset, "epsilon_1", large)))
+    if float(epsilon_1[0]) < 0:
+        loss = _at(dataset, of_large["train_loss"], of_large["annealed_at"])
+        epsilon_1 = loss.drop_vars(["flow_time", *large], errors="ignore") - q * math.log(2)
+    stop = float(results.value_of(dataset, "epsilon_2", small))
+    last = results.final(dataset, "train_loss").isel(small).drop_vars([*small], errors="ignore")
+    epsilon_2s = xr.full_like(q, stop) if stop > 0 else last
+    epsilon_2 = (epsilon_1 / q) ** 0.5
+    one = xr.ones_like(q)
+    values = {
+        "time_4_1": d / epsilon_1,
+        "signal_4_1": d * np.log(1 / epsilon_1) ** 2,
+        "difference_4_2": one * (r**2 / lam if lam else math.inf),
+        "window_4_2": one * (1 / lam if lam else math.inf),
+        "time_4_3": 1 / (epsilon_1**3 * r),
+        "loss_4_3": epsilon_2,
+        "displacement_4_3": 1 / (epsilon_1**2 * r),
+        "loss_4_4": (epsilon_1 / q**3) ** 0.5,
+        "time_5_1": 1 / (epsilon_2**3 * r),
+        "time_5_1_all": 1 / (epsilon_2**3 * r) + n * p / epsilon_2s,
+        "signal_5_1": 1 / (epsilon_2**2 * r) + n * p,
+        "loss_5_1": epsilon_2s,
+        "gradient_5_2": d ** (15 / 32) / epsilon_2s,
+        "alpha_5_3": (n * p) ** 0.5,
+        "residual_5_3": d ** (-1 / 32) / epsilon_2s,
+    }
+    return xr.Dataset({k: v.assign_attrs(formula=FORMULAS[k]) for k, v in values.items()})
+
+
+def measured(dataset: xr.Dataset) -> list[tuple[str, str, xr.DataArray, str]]:
+    """What the lemmas speak of: (lemma, quantity, values over `seed`, name of its scale).
+
+    Lemmas 4.1 to 4.4 of the L-S column, 5.1 to 5.3 of the S column; only what the run has probes
+    for.
+    """
+    large, small = _columns(dataset)
+    of_l, of_s, predicted = dataset.isel(large), dataset.isel(small), scales(dataset)
+    time, annealed = dataset["flow_time"], of_l["annealed_at"]
+    found = [("4.1", "time of annealing", annealed, "time_4_1")]
+
+    def signal(of_arm):
+        return of_arm["signal_squared_w"] + of_arm["signal_squared_v"]
+
+    if "signal_squared_w" in dataset:
+        value = _at(dataset, signal(of_l), annealed)
+        found.append(("4.1", "||Ubar||^2 at annealing", value, "signal_4_1"))
+    window = np.minimum(predicted["window_4_2"], annealed.fillna(np.inf))
+    value = abs(of_l["second_difference"]).where(time <= window + 1e-9).max("flow_time")
+    told = "largest |second difference| before annealing and 1/lambda"
+    found.append(("4.2", told, value, "difference_4_2"))
+    low = (time >= annealed) & (of_l["train_loss"] <= predicted["loss_4_3"])
+    reached = results.first_time(of_l, low)
+    found.append(
+        ("4.3", "time from annealing to the loss of its scale", reached - annealed, "time_4_3")
+    )
+    end = results.final(dataset, "train_loss").isel(large)
+    found.append(("4.3", "final training loss", end, "loss_4_3"))
+    if "displacement_squared" in dataset:
+        value = results.final(dataset, "displacement_squared").isel(large)
+        found.append(("4.3", "||Ubar - Ubar_t0||^2 at the end", value, "displacement_4_3"))
+    for name, told, scale in (
+        ("train_loss_of_r_on_m1", "loss of r on M1 at the end", "loss_4_3"),
+        ("train_loss_q_only", "loss of g on its complement at the end", "loss_4_4"),
+    ):
+        found.append(("4.4", told, results.final(dataset, name).isel(large), scale))
+    fitted = results.first_time(of_s, of_s["train_loss_on_m2"] <= predicted["loss_5_1"])
+    found.append(("5.1", "time until the loss on M2 is epsilon_2'", fitted, "time_5_1"))
+    fitted = results.first_time(of_s, of_s["train_loss"] <= predicted["loss_5_1"])
+    found.append(("5.1", "time until the loss on all is epsilon_2'", fitted, "time_5_1_all"))
+    if "signal_squared_w" in dataset:
+        value = signal(of_s).max("flow_time")
+        found.append(("5.1", "largest ||Ubar||^2", value, "signal_5_1"))
+    if "m2_gradient_norm" in dataset:
+        value = of_s["m2_gradient_norm"].max("flow_time")
+        found.append(("5.2", "largest ||Wbar^(2)||_F", value, "gradient_5_2"))
+    if "alpha_norm" in dataset:
+        value = results.final(dataset, "alpha_norm").isel(small)
+        found.append(("5.3", "||alpha|| at the end", value, "alpha_5_3"))
+        value = results.final(dataset, "odd_part_residual").isel(small)
+        found.append(("5.3", "residual of r(x) - r(-x) at the end", value, "residual_5_3"))
+    return found
+
+
+def lemma_table(dataset: xr.Dataset) -> results.Table:
+    """A row a quantity: measured, predicted and their ratio; means over seeds, standard errors.
+
+    Raises:
+      ValueError: if the run lacks a member of Algorithm 1 or 2.
+    """
+    predicted = scales(dataset)
+    rows: list[tuple[str, ...]] = []
+    for lemma, told, values, scale in measured(dataset):
+        mean, error = results.mean_and_error(values.values)
+        of_scale, _ = results.mean_and_error(predicted[scale].values)
+        numbers = (f"{mean:.3g} +- {error:.2g}", f"{of_scale:.3g}", f"{mean / of_scale:.3g}")
+        rows.append((lemma, told, *numbers, FORMULAS[scale]))
+    return results.Table(
+        f"{results.title_of(dataset)}: {dataset.sizes['seed']} seeds, mean +- standard error",
+        ("lemma", "quantity", "measured", "scale", "ratio", "scale is"),
+        rows,
+        ["Constants and logarithms of d, which the lemmas leave open, are 1 in the scales."],
+    )

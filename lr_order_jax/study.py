@@ -1,0 +1,54 @@
+"""A study: programs that differ in shapes or in the distribution, one after the other.
+
+What a program is compiled for (d, n, widths, r, ...) cannot be an axis of its grid. Several values
+of such a field are several programs, each a run of its own in a directory of its own; their results
+are joined into one `results.nc`, with a dimension for each of these fields.
+"""
+
+import pathlib
+
+import xarray as xr
+
+from lr_order_jax import directory, experiment, figures, results, spec
+from lr_order_jax.progress import say
+
+
+def folder_of(point) -> str:
+    """Name of a program's directory: "d=100,n=400"."""
+    return ",".join(f"{field}={value:g}" for field, value in point.items())
+
+
+def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset:
+    """Runs or continues all programs of a study and writes all files.
+
+    `results.nc` of what is there is written after each program, and after a signal.
+
+    Returns:
+      The results, joined.
+
+    Raises:
+      ConfigError, Interrupted: as `experiment.run`.
+    """
+    if not study.axes:
+        return experiment.run(study.specs[0], workdir)
+    folders = [workdir / folder_of(point) for point in study.points]
+    with directory.held(workdir):
+        directory.check_config(workdir, study)
+        workdir.mkdir(exist_ok=True)
+        directory.write_config(workdir, study, [])
+        for i, (run_spec, folder) in enumerate(zip(study.specs, folders, strict=True)):
+            say(f"program {i + 1} of {len(folders)}: {folder.name}")
+            try:
+                experiment.run(run_spec, folder)
+            finally:
+                parts = [_results_of(folder) for folder in folders]
+                if any(part is not None for part in parts):
+                    dataset = results.join(study.what, study.axes, parts)
+                    results.write_results(dataset, workdir / "results.nc")
+        names = study.specs[0].problem.study_figures
+        figures.draw(dataset, names, workdir / "figures")
+    return dataset
+
+
+def _results_of(folder: pathlib.Path) -> xr.Dataset | None:
+    return results.read_results(folder) if (folder / "results.nc").exists() else None

@@ -1,0 +1,114 @@
+"""The lemmas' quantities and scales, from a run of the smoke config and from made results."""
+
+import math
+
+import numpy as np
+import pytest
+from conftest import load_config
+
+from analysis import figure2, limit_gap
+from lr_order_jax import experiment, lemmas, results, spec, study
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    values = dict(load_config("lemmas", "smoke").items()) | {"keep_at": (2.0,)}
+    folder = tmp_path_factory.mktemp("lemmas") / "run"
+    return folder, experiment.run(spec.parse(values), folder)
+
+
+def test_the_scales_are_those_of_the_lemmas(run):
+    _, ds = run
+    scales = lemmas.scales(ds)
+    config = results.config_of(ds)
+    d, n, r, lam = config["d"], config["n"], config["r"], config["lam"][0]
+    seed = ds.isel(seed=0)
+    large = seed.sel(eta_init=0.2)
+    at = large["flow_time"] >= float(large["annealed_at"]) - 1e-9
+    epsilon_1 = float(large["train_loss"][at.values][0]) - float(seed["q"]) * math.log(2)
+    epsilon_2s = float(seed["train_loss"].sel(eta_init=0.05)[-1])
+    q, p = float(seed["q"]), float(seed["p"])
+    epsilon_2 = math.sqrt(epsilon_1 / q)
+    wanted = {
+        "time_4_1": d / epsilon_1,
+        "signal_4_1": d * math.log(1 / epsilon_1) ** 2,
+        "difference_4_2": r**2 / lam,
+        "window_4_2": 1 / lam,
+        "time_4_3": 1 / (epsilon_1**3 * r),
+        "loss_4_3": epsilon_2,
+        "displacement_4_3": 1 / (epsilon_1**2 * r),
+        "loss_4_4": math.sqrt(epsilon_1 / q**3),
+        "time_5_1": 1 / (epsilon_2**3 * r),
+        "time_5_1_all": 1 / (epsilon_2**3 * r) + n * p / epsilon_2s,
+        "signal_5_1": 1 / (epsilon_2**2 * r) + n * p,
+        "loss_5_1": epsilon_2s,
+        "gradient_5_2": d ** (15 / 32) / epsilon_2s,
+        "alpha_5_3": math.sqrt(n * p),
+        "residual_5_3": d ** (-1 / 32) / epsilon_2s,
+    }
+    assert set(wanted) == set(scales.data_vars) == set(lemmas.FORMULAS)
+    for name, value in wanted.items():
+        assert float(scales[name][0]) == pytest.approx(value, rel=1e-6), name
+
+
+def test_every_lemma_is_measured_and_told(run):
+    folder, ds = run
+    found = lemmas.measured(ds)
+    assert {lemma for lemma, *_ in found} == {"4.1", "4.2", "4.3", "4.4", "5.1", "5.2", "5.3"}
+    by_name = {told: values for _, told, values, _ in found}
+    large, small = ds.sel(eta_init=0.2), ds.sel(eta_init=0.05)
+    np.testing.assert_allclose(by_name["time of annealing"], 5.0)
+    at_5 = large.sel(flow_time=5.0)
+    np.testing.assert_allclose(
+        by_name["||Ubar||^2 at annealing"], at_5["signal_squared_w"] + at_5["signal_squared_v"]
+    )
+    np.testing.assert_allclose(
+        by_name["largest ||Wbar^(2)||_F"], small["m2_gradient_norm"].max("flow_time")
+    )
+    np.testing.assert_array_equal(by_name["time until the loss on all is epsilon_2'"], 10.0)
+    table = lemmas.lemma_table(ds)
+    assert len(table.rows) == len(found)
+    assert (folder / "figures" / "lemmas.png").stat().st_size > 20_000
+
+
+def test_a_run_of_one_algorithm_is_refused(run):
+    _, ds = run
+    with pytest.raises(ValueError, match="a member of each algorithm"):
+        lemmas.lemma_table(ds.isel(eta_init=[0]))
+
+
+def test_figure_2_shows_the_network_in_the_plane_of_q(run):
+    """At the three directions the curve is g, whose second difference is in the results."""
+    folder, ds = run
+    r, curves = figure2.curves_of(folder)
+    assert r == 0.1
+    labels = [(name, label) for name, label, *_ in curves]
+    assert ("L-S", "flow time 10") in labels
+    assert ("S", "flow time 10") in labels
+    assert len(curves) >= 4  # a kept checkpoint and the last, two algorithms
+    *_, angle, g = next(c for c in curves if c[:2] == ("S", "flow time 10"))
+    at = math.atan(r)
+    g3 = np.interp([0, at, -at], angle, g) * [1, math.hypot(1, r), math.hypot(1, r)]
+    wanted = float(ds["second_difference"].isel(seed=0, flow_time=-1).sel(eta_init=0.05))
+    assert g3[1] + g3[2] - 2 * g3[0] == pytest.approx(wanted, abs=2e-3)
+    assert figure2.main(folder) == 0
+    assert (folder / "figures" / "figure2.png").exists()
+
+
+def test_the_gap_to_the_limit(tmp_path):
+    nets = dict(load_config("width", "smoke").items())
+    limit = dict(load_config("lazy_limit", "smoke").items())
+    of_nets = study.run(spec.parse_study(nets), tmp_path / "nets")
+    of_limit = experiment.run(spec.parse(limit), tmp_path / "limit")
+    gaps = results.limit_gaps(of_nets, of_limit)
+    d_net = of_nets["second_difference"].mean("seed").sel(m_v=64, eta_init=0.05).values
+    d_limit = of_limit["second_difference"].mean("seed").sel(eta_init=0.05).values
+    wanted = np.abs(d_net - d_limit).max() / np.abs(d_limit).max()
+    assert float(gaps["gap"].sel(m_v=64, eta_init=0.05)) == pytest.approx(wanted)
+    config = results.config_of(of_nets)
+    saturation = config["r"] ** 2 * config["tau0_v"] * 8 / math.pi / np.abs(d_limit).max()
+    assert float(gaps["saturation"].sel(m_v=64, eta_init=0.05)) == pytest.approx(saturation)
+    assert limit_gap.main(tmp_path / "nets", tmp_path / "limit") == 0
+    assert (tmp_path / "nets" / "figures" / "limit_gap.png").exists()
+    with pytest.raises(ValueError, match="do not fit together"):
+        limit_gap.main(tmp_path / "limit", tmp_path / "limit")

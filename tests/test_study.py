@@ -1,0 +1,175 @@
+"""Several programs as one study: parsed, run, joined, and what is read from it."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import load_config
+
+from lr_order_jax import directory, figures, results, spec, study
+from lr_order_jax.fields import ConfigError
+
+
+@pytest.fixture(scope="module")
+def values():
+    base = dict(load_config("lazy_limit", "smoke").items())
+    sizes = {"num_test": 40, "num_records": 2, "flow_time_1": 2.0, "flow_time_2": 2.0}
+
+    def make(**changes):
+        assert set(changes) <= set(base), "no such field"
+        return base | sizes | changes
+
+    return make
+
+
+def test_one_value_is_one_program_as_ever(values):
+    asked = spec.parse_study(values(d=(20,), n=20))
+    assert asked.axes == ()
+    assert asked.what == spec.parse(values(d=20, n=(20,))).what
+    assert asked.what["d"] == 20
+
+
+def test_several_values_are_several_programs(values):
+    asked = spec.parse_study(values(d=(10, 20), r=(0.1, 0.2, 0.3)))
+    assert [axis.name for axis in asked.axes] == ["d", "r"]
+    assert len(asked.specs) == 6
+    assert study.folder_of(asked.points[1]) == "d=10,r=0.2"
+    section = asked.specs[1].problem.fields
+    assert (section.d, section.r) == (10, 0.2)
+    assert (asked.what["d"], asked.what["r"]) == ([10, 20], [0.1, 0.2, 0.3])
+    assert len({spec.digest(s) for s in (*asked.specs, asked)}) == 7
+
+
+def test_fields_of_programs_can_be_zipped(values):
+    zipped = ("d+n", "eta_init+noise_scale")
+    pairs = {"eta_init": (0.2, 0.05), "noise_scale": (1.0, 2.0)}
+    asked = spec.parse_study(values(d=(10, 20), n=(30, 40), zipped=zipped, **pairs))
+    assert [dict(point) for point in asked.points] == [{"d": 10, "n": 30}, {"d": 20, "n": 40}]
+    assert asked.specs[0].common.zipped == ("eta_init+noise_scale",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"d": (10, 1)}, "config.d = 1: must be"),
+        ({"d": (10, 10)}, "holds the same value twice"),
+        ({"d": ()}, "config.d = (): must hold"),
+        ({"d": (10, 20), "n": (30,), "zipped": ("d+n",)}, "must be of equal length"),
+        ({"d": (10, 20), "zipped": ("d+eta_init",)}, "'eta_init' cannot be swept"),
+        ({"p0": (0.5, 0.9), "q0": 0.2}, "config.p0 + config.q0"),
+    ],
+)
+def test_wrong_values_are_one_line(values, changes, told):
+    with pytest.raises(ConfigError) as caught:
+        spec.parse_study(values(**changes))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def done(values, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study") / "run"
+    asked = spec.parse_study(values(d=(10, 20), n=(15, 25), zipped=("d+n",)))
+    return asked, folder, study.run(asked, folder)
+
+
+def test_the_results_are_those_of_each_program_side_by_side(done):
+    asked, folder, dataset = done
+    assert dataset["train_loss"].dims == ("seed", "d", "eta_init", "flow_time")
+    assert dataset["linear_error_all_p"].dims == ("seed", "d")
+    assert dataset["n"].values.tolist() == [15, 25]
+    assert dataset.attrs["complete"] == 1
+    assert results.config_of(dataset)["d"] == [10, 20]
+    for d, n in ((10, 15), (20, 25)):
+        alone = results.read_results(folder / f"d={d},n={n}")
+        for name in ("train_loss", "test_error_p_only", "annealed_at", "p"):
+            np.testing.assert_array_equal(dataset[name].sel(d=d), alone[name])
+    assert (folder / "figures" / "error_against_shape.png").stat().st_size > 5000
+    whole = json.loads((folder / "config.json").read_text())
+    assert whole["what"] == json.loads(json.dumps(asked.what))
+    of_program = json.loads((folder / "d=10,n=15" / "config.json").read_text())
+    assert {entry["source"] for entry in of_program["audit"]} >= {"Assumption 3.1", "Theorem 3.4"}
+
+
+def test_the_same_command_again_changes_nothing(done, capsys):
+    asked, folder, dataset = done
+    before = (folder / "results.nc").read_bytes()
+    xr.testing.assert_identical(study.run(asked, folder), dataset)
+    assert (folder / "results.nc").read_bytes() == before
+    assert capsys.readouterr().err.count("nothing left to run") == 2
+
+
+def test_another_study_in_its_directory_is_refused(done, values):
+    _, folder, _ = done
+    with pytest.raises(ConfigError, match="holds a run of another config: d is"):
+        study.run(spec.parse_study(values(d=(10, 30), n=(15, 25), zipped=("d+n",))), folder)
+    assert directory.default("x", done[0]).name.startswith("x-")
+
+
+def test_a_program_without_results_is_filled(done):
+    asked, folder, _ = done
+    part = results.read_results(folder / "d=10,n=15")
+    joined = results.join(asked.what, asked.axes, [part, None])
+    assert joined.attrs["complete"] == 0
+    assert np.isnan(joined["train_loss"].isel(d=1)).all()
+    assert (joined["status"].isel(d=1) == 0).all()
+    assert joined["status"].dtype == part["status"].dtype
+    np.testing.assert_array_equal(joined["train_loss"].isel(d=0), part["train_loss"])
+
+
+def test_a_slope_is_found_with_its_error():
+    x = np.array([1.0, 2.0, 4.0, 8.0])
+    np.testing.assert_allclose(
+        results.fit_slope(x, np.stack([x**1.5, 3 * x**1.5])), [1.5, 0], atol=1e-12
+    )
+    rng = np.random.default_rng(0)
+    deviation, slopes = [], []
+    for _ in range(200):
+        slope, error = results.fit_slope(x, x**0.5 * np.exp(0.2 * rng.normal(size=(8, 4))))
+        slopes.append(slope)
+        deviation.append(error)
+    assert np.mean(deviation) == pytest.approx(np.std(slopes), rel=0.25)
+    assert np.isnan(results.fit_slope(x, np.zeros((2, 4)))[0])
+    assert np.isnan(results.fit_slope(x[:1], np.ones((2, 1)))[0])
+
+
+def joined(**fields):
+    """Results of a study over one axis, 2 seeds, L-S and S; errors .01 (d/10) and .02 (d/10)."""
+    (name, points), *more = fields.items()
+    x = np.asarray(points, float)
+    error = 0.01 * np.array([1.0, 2.0])[None, None, :] * (x / x[0])[None, :, None]
+    dims = ("seed", name, "eta_init", "flow_time")
+    error = np.broadcast_to(error, (2, len(x), 2))[..., None]
+    config = {"eta_1": 0.2, "eta_2": [0.1], "noise_init": [0.0], "d": 100, "n": 100} | dict(more)
+    status = np.ones((2, len(x), 2), int)
+    linear = np.full((2, len(x)), 0.5)
+    return xr.Dataset(
+        {
+            "test_error_p_only": (dims, error),
+            "step": (dims, np.zeros_like(error)),
+            "status": (dims[:3], status),
+            "linear_error_p_only": (dims[:2], linear),
+            "linear_error_all_p": (dims[:2], linear / 5),
+        },
+        {"seed": [0, 1], name: list(points), "eta_init": [0.2, 0.1], "flow_time": [1.0]},
+        {"config": json.dumps(config), "problem": "lazy_limit"},
+    )
+
+
+def test_errors_are_read_against_what_the_study_varies():
+    curves = results.errors_against_shape(joined(r=(0.4, 0.1)))
+    np.testing.assert_array_equal(curves["L-S"][0], [0.1, 0.4])
+    np.testing.assert_allclose(curves["L-S"][1], [[0.0025, 0.01]] * 2)
+    np.testing.assert_allclose(curves["S"][1], [[0.005, 0.02]] * 2)
+    np.testing.assert_allclose(curves["all_p"][1], 0.1)
+    by_kappa = results.errors_against_shape(joined(n=(100, 400)))
+    np.testing.assert_allclose(by_kappa["S"][0], [0.5, 1.0])
+    assert figures.error_against_shape(joined(n=(100, 400))) is not None
+
+
+def test_rates_alone_are_read_as_their_ratio():
+    data = joined(r=(0.4,)).squeeze("r", drop=True)
+    curves = results.errors_against_shape(data)
+    assert curves["L-S"][0] == [2.0]
+    np.testing.assert_allclose(curves["S"][1], [[0.02], [0.02]])
