@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from lr_order_jax import experiment, results, spec, sweep
+from lr_order_jax import experiment, spec, sweep
 from lr_order_jax.models.arcsine_kernel import (
     FIT_RATES,
     arcsine_series,

@@ -1,0 +1,76 @@
+"""What each probe costs: a step and a record with it, over the same without.
+
+    python -m analysis.benchmarks.probes [--rounds=7] [--steps=200] [--config=configs/lemmas.py]
+                                         [--config.FIELD=VALUE ...]
+
+All variants are compiled first and then measured in turn, round by round, so that a noisy machine
+is as unkind to each; medians are printed. A record evaluates every member once.
+"""
+
+import statistics
+import time
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from lr_order_jax import spec, sweep
+from lr_order_jax.problems.probes import PROBES
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/lemmas.py", "Config file.")
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Measurements of each variant.")
+_STEPS = flags.DEFINE_integer("steps", 200, "Steps of a measurement.")
+
+
+class Variant:
+    """The members of a config with some probes, placed and compiled."""
+
+    def __init__(self, config, probes: tuple[str, ...]):
+        run_spec = spec.parse({**dict(config.items()), "probes": probes})
+        grid = sweep.make_grid(run_spec.problem, run_spec.seeds, run_spec.common.zipped)
+        self.members = sweep.place_members(run_spec.problem, grid, *run_spec.ways)
+        state = jax.tree.map(np.array, sweep.init_state(run_spec.problem, grid))
+        self.members.put(state, range(grid.shape[1]))
+        self.all = np.ones(grid.shape, bool)
+        self.step = 0
+        self.advance(1)
+        self.record()
+
+    def advance(self, steps: int) -> float:
+        """Milliseconds a step."""
+        start = time.perf_counter()
+        self.members.advance(self.step, steps)
+        self.members.fetch("status")  # waits
+        self.step += steps
+        return 1000 * (time.perf_counter() - start) / steps
+
+    def record(self) -> float:
+        """Milliseconds of a record."""
+        start = time.perf_counter()
+        self.members.measure(self.all)
+        return 1000 * (time.perf_counter() - start)
+
+
+def main(argv) -> None:
+    del argv
+    sets = [(), *((name,) for name in PROBES), tuple(PROBES)]
+    variants = {probes: Variant(_CONFIG.value, probes) for probes in sets}
+    times: dict = {probes: ([], []) for probes in sets}
+    for _ in range(_ROUNDS.value):
+        for probes, variant in variants.items():
+            times[probes][0].append(variant.advance(_STEPS.value))
+            times[probes][1].append(variant.record())
+    plain = [statistics.median(values) for values in times[()]]
+    print(f"{'probes':30}  ms a step    ratio  ms a record    ratio")
+    for probes, values in times.items():
+        step, record = (statistics.median(v) for v in values)
+        name = "+".join(probes) if len(probes) < len(PROBES) else "all"
+        ratios = step / plain[0], record / plain[1]
+        print(
+            f"{name or 'none':30}  {step:9.3f}  {ratios[0]:7.2f}  {record:11.1f}  {ratios[1]:7.2f}"
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)
