@@ -109,7 +109,7 @@ def error_against_rate(dataset: xr.Dataset) -> Any:
     if is_rate:
         axis.set_xscale("log")
     else:
-        axis.set_xticks(rates, labels)
+        axis.set_xticks(rates, labels, rotation=30, ha="right", fontsize="small")
     axis.set_xlabel("initial learning rate" if is_rate else title)
     axis.set_ylabel("final test error on P-only examples (%)")
     axis.legend(fontsize="small")

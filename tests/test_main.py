@@ -232,3 +232,49 @@ def test_the_smoke_configs_of_the_wide_resnet_name_the_stand_in(tmp_path, name):
     other = call(config, f"--workdir={tmp_path / 'run'}", "--config.dataset=cifar10")
     assert (other.returncode, other.stdout) == (2, "")
     assert "dataset is 'procedural' there, 'cifar10' here" in other.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scaling", "lemmas", "mitigation", "width", "rate_or_noise"])
+def test_the_smoke_configs_of_the_theory_run(tmp_path, name):
+    done = call(f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "fails  (2.5)" in done.stderr  # the audit: A is not 1
+    dataset = results.read_results(tmp_path / "run")
+    assert dataset.attrs["complete"] == 1
+    assert dataset["train_loss"].isel({results.clock_of(dataset): -1}).notnull().all()
+    figures = {p.stem for p in (tmp_path / "run" / "figures").iterdir()}
+    wanted = {
+        "scaling": "error_against_shape",
+        "width": "error_against_shape",
+        "lemmas": "lemmas",
+        "rate_or_noise": "learning_order_map",
+    }
+    assert wanted.get(name, "learning_order") in figures
+
+
+@pytest.mark.slow
+def test_a_signal_in_a_study_saves_and_the_same_command_finishes(tmp_path):
+    """Two programs; the signal comes in the second: the first is in the joined results."""
+    arguments = ["--config=configs/scaling.py:smoke", "--config.d=10,400", "--config.n=10,400"]
+    arguments += [f"--workdir={tmp_path / 'run'}", "--config.num_test=20000"]
+    arguments += ["--config.flow_time_2=100.0", "--config.eta_2=0.001,", "--config.eta_init=0.2,"]
+    environment = os.environ | COMPILATION_CACHE | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command(*arguments), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        lines = iter(process.stderr)
+        next(line for line in lines if "program 2 of 2" in line)
+        next(line for line in lines if "compiled" in line)
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        assert process.wait(timeout=120) == 143
+    dataset = results.read_results(tmp_path / "run")
+    assert dataset.attrs["complete"] == 0
+    assert dataset["train_loss"].sel(d=10).notnull().all()
+    assert not dataset["train_loss"].sel(d=400).notnull().all()
+    short = [a for a in arguments if "flow_time_2" not in a]
+    other = call(*short)
+    assert other.returncode == 2
+    assert "flow_time_2 is 100.0 there" in other.stderr
+    assert other.stderr.count("\n") == 1

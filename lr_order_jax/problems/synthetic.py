@@ -367,10 +367,11 @@ class Synthetic:
 
     @property
     def figures(self) -> tuple[str, ...]:
-        """With both of them swept also the map of rate and noise."""
-        both = min(len(set(self.fields.eta_init)), len(set(self.fields.noise_scale))) > 1
-        maps = ("learning_order_map",) if both else ()
-        return ("learning_order", "error_against_rate", *maps)
+        """With rate and noise swept also their map, with eta_2 swept the error against it."""
+        several = lambda name: len(set(getattr(self.fields, name))) > 1  # noqa: E731
+        maps = ("learning_order_map",) if several("eta_init") and several("noise_scale") else ()
+        ratios = ("error_against_shape",) if several("eta_2") else ()
+        return ("learning_order", "error_against_rate", *maps, *ratios)
 
     def init(self, key) -> Model:
         raise NotImplementedError
