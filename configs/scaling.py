@@ -42,7 +42,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         c.zipped = ("d+n",)
     if variant == "kappa":
         c.d = (100,)
-        c.n, c.p0 = (100, 200, 400, 800), (0.5, 0.25, 0.125, 0.0625)  # kappa^2/2
+        c.n = (100, 140, 200, 280)  # beyond, errors are too small to be counted
+        c.p0 = tuple(100 / n / 2 for n in c.n)  # kappa^2/2
         c.zipped = ("n+p0",)
     if variant == "A":
         c.q_scale = (5.0, 10.0, 20.0, 40.0)

@@ -129,27 +129,28 @@ def error_against_shape(dataset: xr.Dataset) -> Any:
     against Omega(1) on P-only examples. Dashed: the best linear rules on the same data.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FormatStrFormatter, NullFormatter
+    from matplotlib.ticker import FormatStrFormatter, LogFormatter, NullFormatter
 
     figure = Figure(figsize=(6.0, 4.4), layout="constrained")
     axis = figure.subplots()
     colours = {"L-S": "C0", "S": "C3", "p_only": "C3", "all_p": "C0"}
     for name, (x, errors) in results.errors_against_shape(dataset).items():
         mean, error = results.mean_and_error(100 * errors)
+        mean = np.where(mean > 0, mean, np.nan)  # an error of 0 has no place on a log scale
         if name in RULE_LABELS:
             axis.plot(x, mean, color=colours[name], ls="--", lw=1, label=RULE_LABELS[name])
             continue
         slope, spread = results.fit_slope(x, errors)
-        label = f"{name}: slope {slope:.2f} +- {1.96 * spread:.2f} (95 %)"
+        told = f": slope {slope:.2f} +- {1.96 * spread:.2f} (95 %)" if np.isfinite(slope) else ""
         axis.errorbar(
-            x, mean, 1.96 * error, color=colours[name], marker="o", capsize=3, label=label
+            x, mean, 1.96 * error, color=colours[name], marker="o", capsize=3, label=name + told
         )
     axis.set_xscale("log")
     axis.set_xticks(x, [f"{value:.3g}" for value in x])
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axis.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
+    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axis.tick_params(axis="y", which="minor", labelsize="x-small")
     axis.set_xlabel(results.shape_of(dataset, results.columns_of(dataset)[0])[0])
     axis.set_ylabel("final test error on P-only examples (%)")
