@@ -25,18 +25,24 @@ def curves_of(folder: pathlib.Path):
     """
     dataset = results.read_results(folder)
     config = results.config_of(dataset)
-    if config.get("v_representation") != "planar":
-        raise ValueError("must be a run of two_layer with v_representation = 'planar'")
+    if config.get("v_representation") != "planar" or isinstance(config["r"], list):
+        raise ValueError("must be one run of two_layer with v_representation = 'planar'")
     columns = results.columns_of(dataset)
     curves = []
-    for step in checkpoint.stored_steps(folder):
-        tree, _ = checkpoint.restore(folder, step)
+    newest, meta = checkpoint.restore(folder)
+    counts: dict = {}  # of the curves drawn: a member that has ended is drawn once
+    for step in sorted({*meta["kept"], meta["step"]}):
+        tree = newest if step == meta["step"] else checkpoint.restore(folder, step)[0]
         v, u = tree["params"]["V"], tree["stats"]["v"]
         for name, of_name in results.the_two_algorithms(dataset).items():
             for column in of_name[:1]:
                 h = columns.index(column)
+                taken = tuple(tree["phase_counts"][0, h])
+                if counts.get(name) == taken:
+                    continue
+                counts[name] = taken
                 rates = [results.value_of(dataset, n, column) for n in ("eta_init", "eta_2")]
-                time = float(np.dot(rates, tree["phase_counts"][0, h]))
+                time = float(np.dot(rates, taken))
                 before = np.outer(np.cos(ANGLES), v["z"][0, h])
                 before += np.outer(np.sin(ANGLES), v["zeta"][0, h])
                 g = np.maximum(before, 0) @ u[0, h]

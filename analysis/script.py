@@ -4,15 +4,18 @@ import pathlib
 import sys
 from collections.abc import Callable
 
+from absl import logging
+
 from lr_order_jax.checkpoint import NoCheckpoint
 
 
 def run(usage: str, count: int, body: Callable[..., int]) -> None:
     """Calls body(directory, ...) with the arguments of the command line and exits with its status.
 
-    A file that cannot be read (OSError) and results that do not fit (KeyError, ValueError) are told
-    in one line.
+    A file that cannot be read (OSError) and results that do not fit (the other errors below) are
+    told in one line.
     """
+    logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
     folders = [pathlib.Path(argument) for argument in sys.argv[1:]]
     if len(folders) != count:
         print(f"usage: {usage}", file=sys.stderr)
@@ -21,7 +24,7 @@ def run(usage: str, count: int, body: Callable[..., int]) -> None:
         sys.exit(body(*folders))
     except OSError as error:
         told = f"{error.filename or folders[0]}: cannot be read ({error.strerror or error})"
-    except (KeyError, ValueError, NoCheckpoint) as error:
+    except (KeyError, TypeError, ValueError, NoCheckpoint) as error:
         told = f"{' '.join(map(str, folders))}: {error.args[0] if error.args else error}"
     print(f"error: {told}", file=sys.stderr)
     sys.exit(2)

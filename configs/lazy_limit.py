@@ -6,9 +6,13 @@ Purpose   The learning order and the errors without what a finite width blurs: t
 Expected  Means over seeds 0..4, least rate against largest: second difference at flow time 40 -0.63
           against -0.17, which grows to -0.80 by the end; final P-only error 1.71 % against 1.25 %,
           paired difference 0.46 +- 0.06 points.
-Time      2.5 minutes on 2 cores (30 members, 32,000 steps of the smallest rate).
+Variants  (none)   the rates of configs/sweep.py, each step as the algorithm takes it
+          A10      both algorithms with eta_1/eta_2 = 64 over flow times 200 + 200, alpha up to 10;
+                   steps of up to 0.05 of flow time (for S 32 steps of the algorithm) at once
+          A20      the same, alpha up to 20
+          smoke    seconds, no effect
+Time      TIME minutes on 2 cores (30 members, 32,000 steps of the smallest rate); A10, A20: TIMEA
 Command   python -m lr_order_jax.main --config=configs/lazy_limit.py
-          python -m lr_order_jax.main --config=configs/lazy_limit.py:smoke   (seconds, no effect)
 """
 
 import pathlib
@@ -17,7 +21,7 @@ import runpy
 import ml_collections
 
 BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("sweep.py")))
-VARIANTS = BASE["VARIANTS"]
+VARIANTS = ("", "A10", "A20", "smoke")
 OF_A_NETWORK = (
     *("m_w", "m_v", "tau0_w", "tau0_v", "u_law", "v_representation"),
     *("noise_law", "noise_in", "probes"),
@@ -27,10 +31,16 @@ OF_A_NETWORK = (
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The fields of configs/sweep.py less those of a finite network; tau_xi is in units of tau0."""
     if variant not in VARIANTS:
-        raise ValueError(f"configs/lazy_limit.py has no variant {variant!r}, use 'smoke' or none")
-    c = BASE["get_config"](variant)
+        raise ValueError(f"configs/lazy_limit.py has no variant {variant!r}, use A10, A20 or smoke")
+    c = BASE["get_config"]("smoke" if variant == "smoke" else "")
     c.problem = "lazy_limit"
     for name in OF_A_NETWORK:
         del c[name]
     c.flow_step = 0.0  # flow time that one step may take; 0: the steps of the algorithm
+    if variant in ("A10", "A20"):
+        c.q_scale, large = ((10.0,), 0.1) if variant == "A10" else ((20.0,), 0.05)
+        c.eta_init, c.eta_2 = (large, large / 64), (large / 64,)
+        c.flow_time_1 = c.flow_time_2 = 200.0
+        c.flow_step = 0.05
+        c.num_seeds, c.num_records = 8, 40
     return c

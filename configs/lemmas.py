@@ -29,5 +29,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if not variant:
         c.eta_init = (0.2, 0.00625)
         c.num_test = 2000
-        c.keep_at = (3.0, 40.0)  # of S; L-S is then at 96, just before it is annealed, and at 133
+        c.keep_at = (3.0, 40.0)  # of S; L-S is then at 96, before it is annealed, and at 137
     return c

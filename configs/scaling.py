@@ -47,7 +47,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         c.zipped = ("n+p0",)
     if variant == "A":
         c.q_scale = (5.0, 10.0, 20.0, 40.0)
-        c.eta_init, c.eta_2 = (0.025, 0.0015625), (0.0015625,)  # A = 40 is stable at this rate
+        c.eta_init, c.eta_2 = (0.025, 0.0015625), (0.0015625,)
+        c.flow_step = 0.0125  # A = 40 is stable at these
     if variant == "ratio":
         c.eta_init = (0.1, 0.1, 0.1, 0.1, 0.05, 0.025, 0.00625, 0.0015625)
         c.eta_2 = (0.05, 0.025, 0.00625, 0.0015625, 0.05, 0.025, 0.00625, 0.0015625)

@@ -46,7 +46,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.p0 = (0.1,)  # probability of P-only examples
     c.q0 = (0.2,)  # probability of Q-only examples
     c.r = (0.1,)  # |zeta|
-    c.gamma0 = config_dict.placeholder(float)  # margin of P; unset: 1/sqrt(d)
+    c.gamma0 = config_dict.placeholder(tuple)  # margin of P; unset: 1/sqrt(d)
     c.q_scale = (14.0,)  # A: alpha ~ U[0, A]
 
     # Network: U = [W; V], planar V (exact in distribution, see models/two_layer.py).

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,6 +43,12 @@ def by_path(tree: PyTree) -> dict[str, Any]:
     dict's key: Orbax stores the first and gives back the second."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _plain(path: str) -> str:
+    """The path of `by_path` for one written as JAX shows it, as the first versions did:
+    "['stats']['w']"."""
+    return re.sub(r"\['?|'?\]", "/", path).strip("/").replace("//", "/")
 
 
 def _digests(tree: PyTree) -> dict[str, str]:
@@ -129,8 +136,9 @@ class Checkpoints:
         if _seal(meta) != seal:
             raise ValueError("its metadata do not match their checksum")
         found = _digests(tree)
-        for path in sorted(set(found) | set(meta["digests"])):
-            if found.get(path) != meta["digests"].get(path):
+        told = {_plain(path): digest for path, digest in meta["digests"].items()}
+        for path in sorted(set(found) | set(told)):
+            if found.get(path) != told.get(path):
                 raise ValueError(f"array {path} does not match its checksum")
         return tree, meta
 

@@ -41,14 +41,14 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-class _Signals:
+class Signals:
     """Remembers SIGINT or SIGTERM, so that the loop can end between chunks. A second one kills."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> "_Signals":
+    def __enter__(self) -> "Signals":
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._previous[signum] = signal.signal(signum, self._remember)
         return self
@@ -360,7 +360,7 @@ class _Run:
 
     # The loop.
 
-    def loop(self, checkpoints: Checkpoints, signals: _Signals) -> None:
+    def loop(self, checkpoints: Checkpoints, signals: Signals) -> None:
         """Runs until every member has ended.
 
         Raises:
@@ -432,8 +432,21 @@ def _check_names(problem: Any) -> None:
         raise ConfigError("config.problem: its variables lack train_loss")
 
 
-def run(run_spec: spec.Spec, workdir: pathlib.Path):
+def check(run_spec: spec.Spec) -> None:
+    """Refuses what a run would refuse before its first step.
+
+    Raises:
+      ConfigError: if a member's fields contradict each other.
+    """
+    _check_names(run_spec.problem)
+    sweep.make_grid(run_spec.problem, run_spec.seeds[:1], run_spec.common.zipped)
+
+
+def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = None):
     """Runs or continues an experiment in a directory and writes all its files.
+
+    Args:
+      signals: those that are listened to already, of a study.
 
     Returns:
       The results (an xarray Dataset).
@@ -442,8 +455,11 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path):
       ConfigError: if the config or the directory cannot serve; nothing there is overwritten.
       Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
+    if signals is None:
+        with Signals() as listening:
+            return run(run_spec, workdir, listening)
     _check_names(run_spec.problem)
-    with _Signals() as signals, directory.held(workdir):
+    with directory.held(workdir):
         directory.check_config(workdir, run_spec)
         this = _Run(run_spec, workdir)
         signals.check()  # nothing is there to save yet

@@ -13,6 +13,7 @@ import xarray as xr
 
 from lr_order_jax import lemmas as lemma_statements
 from lr_order_jax import results
+from lr_order_jax.progress import say
 
 
 def _colours(count: int):
@@ -131,28 +132,32 @@ def error_against_shape(dataset: xr.Dataset) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FormatStrFormatter, LogFormatter, NullFormatter
 
+    label, curves = results.errors_against_shape(dataset)
+    if not curves:
+        raise ValueError("no member is one of Algorithm 1 or 2")
     figure = Figure(figsize=(6.0, 4.4), layout="constrained")
     axis = figure.subplots()
     colours = {"L-S": "C0", "S": "C3", "p_only": "C3", "all_p": "C0"}
-    for name, (x, errors) in results.errors_against_shape(dataset).items():
+    sizes = np.unique(np.concatenate([x for x, _ in curves.values()]))
+    for name, (x, errors) in curves.items():
         mean, error = results.mean_and_error(100 * errors)
         mean = np.where(mean > 0, mean, np.nan)  # an error of 0 has no place on a log scale
         if name in RULE_LABELS:
             axis.plot(x, mean, color=colours[name], ls="--", lw=1, label=RULE_LABELS[name])
             continue
-        slope, spread = results.fit_slope(x, errors)
-        told = f": slope {slope:.2f} +- {1.96 * spread:.2f} (95 %)" if np.isfinite(slope) else ""
-        axis.errorbar(
-            x, mean, 1.96 * error, color=colours[name], marker="o", capsize=3, label=name + told
-        )
-    axis.set_xscale("log")
-    axis.set_xticks(x, [f"{value:.3g}" for value in x])
-    axis.xaxis.set_minor_formatter(NullFormatter())
+        slope, half_width = results.fit_slope(x, errors)
+        told = f": slope {slope:.2f} +- {half_width:.2f} (95 %)" if np.isfinite(slope) else ""
+        bars = error * results.quantile_95(len(errors))
+        axis.errorbar(x, mean, bars, color=colours[name], marker="o", capsize=3, label=name + told)
+    if sizes[0] > 0:
+        axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xticks(sizes, [f"{value:.3g}" for value in sizes])
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axis.tick_params(axis="y", which="minor", labelsize="x-small")
-    axis.set_xlabel(results.shape_of(dataset, results.columns_of(dataset)[0])[0])
+    axis.set_xlabel(label)
     axis.set_ylabel("final test error on P-only examples (%)")
     axis.legend(fontsize="small")
     figure.suptitle(f"{dataset.attrs['problem']}, {dataset.sizes['seed']} seeds (bars: 95 %)")
@@ -163,10 +168,18 @@ def learning_order_map(dataset: xr.Dataset) -> Any:
     """Is it the rate or the noise? Heat maps over initial rate x gradient noise.
 
     Left: how much of its final second difference a member has when the first is annealed (1: Q was
-    learned before, 0: after). Right: the final P-only error. Means over seeds.
+    learned before, 0: after). Right: the final P-only error. Means over seeds; further axes
+    at their first value.
+
+    Raises:
+      ValueError: if the noise is not an axis of its own.
     """
     from matplotlib.figure import Figure
 
+    rate = results.rate_dim(dataset)
+    if "noise_scale" not in dataset.dims:
+        raise ValueError("noise_scale must be an axis of its own")
+    dataset = results.at_first_value(dataset, (rate, "noise_scale"))
     before = results.before_annealing(dataset, "second_difference").mean("seed")
     least = float(results.final(dataset, "second_difference").mean("seed").min())
     panels = (
@@ -178,7 +191,6 @@ def learning_order_map(dataset: xr.Dataset) -> Any:
         ),
     )
     figure = Figure(figsize=(11.0, 4.2), layout="constrained")
-    rate = results.rate_dim(dataset)
     for axis, (values, label, form) in zip(figure.subplots(1, 2), panels, strict=True):
         values = values.transpose("noise_scale", rate)
         shown = axis.imshow(values, origin="lower", aspect="auto", cmap="viridis")
@@ -201,6 +213,7 @@ def lemmas(dataset: xr.Dataset) -> Any:
     """
     from matplotlib.figure import Figure
 
+    dataset = results.at_first_value(dataset, (results.rate_dim(dataset),))
     panels = lemma_statements.PANELS
     known = [panel for panel in panels if panel.variable in dataset]
     figure = Figure(figsize=(13.0, 3.3 * -(-len(known) // 4)), layout="constrained")
@@ -386,12 +399,20 @@ FIGURES: Mapping[str, Callable[[xr.Dataset], Any]] = {
 
 
 def draw(dataset: xr.Dataset, names: Sequence[str], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Draws the named figures as PNG files into a folder and returns their paths."""
+    """Draws the named figures as PNG files into a folder and returns their paths.
+
+    One that these results cannot show is told and left out: it must not stop what runs after it.
+    """
     folder.mkdir(exist_ok=True)
     paths = []
     for name in names:
         path = folder / f"{name}.png"
-        save(FIGURES[name](dataset), path)
+        try:
+            figure = FIGURES[name](dataset)
+        except Exception as error:
+            say(f"figure {name}: not drawn ({type(error).__name__}: {error})")
+            continue
+        save(figure, path)
         paths.append(path)
     return paths
 

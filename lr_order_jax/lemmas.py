@@ -5,8 +5,9 @@ are taken as 1, so a ratio of measured to predicted that stays bounded as d grow
 claims, not one near 1. Times are flow times (learning rate x steps).
 
 epsilon_1 is the field of that name, or, in a run annealed by its flow time, what it would have
-been: the training loss when L-S was annealed, less q log 2. epsilon_2' is the loss at which S
-stopped, or its last; epsilon_2 = sqrt(epsilon_1/q) (Theorem 3.4).
+been: the training loss when L-S was annealed, less q log 2 (NaN if that is not positive).
+epsilon_2' is the field epsilon_2 at S, or, in a run without it, the larger of the last losses of
+L-S and S, which both reach; epsilon_2 = sqrt(epsilon_1/q) (Theorem 3.4).
 """
 
 import math
@@ -85,19 +86,20 @@ def _at(dataset: xr.Dataset, values: xr.DataArray, time: xr.DataArray) -> xr.Dat
 
 def scales(dataset: xr.Dataset) -> xr.Dataset:
     """The predicted scales, each over `seed`, named as in FORMULAS."""
+    dataset = results.at_first_value(dataset, (results.rate_dim(dataset),))
     large, small = _columns(dataset)
-    config = results.config_of(dataset)
-    d, n, r = (config[name] for name in ("d", "n", "r"))
-    lam = float(results.value_of(dataset, "lam", large))
-    p, q = dataset["p"], dataset["q"]
-    of_large = dataset.isel(large)
+    d, n, r, lam = (results.value_of(dataset, name, large) for name in ("d", "n", "r", "lam"))
+    of_large = dataset.isel(large).reset_coords(drop=True)
+    p, q = of_large["p"], of_large["q"]
     epsilon_1 = xr.full_like(q, float(results.value_of(dataset, "epsilon_1", large)))
     if float(epsilon_1[0]) < 0:
         loss = _at(dataset, of_large["train_loss"], of_large["annealed_at"])
-        epsilon_1 = loss.drop_vars(["flow_time", *large], errors="ignore") - q * math.log(2)
+        epsilon_1 = loss - q * math.log(2)
+        epsilon_1 = epsilon_1.where(epsilon_1 > 0)
     stop = float(results.value_of(dataset, "epsilon_2", small))
-    last = results.final(dataset, "train_loss").isel(small).drop_vars([*small], errors="ignore")
-    epsilon_2s = xr.full_like(q, stop) if stop > 0 else last
+    last = results.final(dataset, "train_loss").reset_coords(drop=True)
+    both = np.maximum(last.isel(small), last.isel(large))
+    epsilon_2s = xr.full_like(q, stop) if stop > 0 else both
     epsilon_2 = (epsilon_1 / q) ** 0.5
     one = xr.ones_like(q)
     values = {
@@ -123,11 +125,13 @@ def scales(dataset: xr.Dataset) -> xr.Dataset:
 def measured(dataset: xr.Dataset) -> list[tuple[str, str, xr.DataArray, str]]:
     """What the lemmas speak of: (lemma, quantity, values over `seed`, name of its scale).
 
-    Lemmas 4.1 to 4.4 of the L-S column, 5.1 to 5.3 of the S column; only what the run has probes
-    for.
+    Lemmas 4.1 to 4.4 of the first L-S column, 5.1 to 5.3 of the first S column, further axes at
+    their first value; only what the run has probes for.
     """
+    predicted = scales(dataset)
+    dataset = results.at_first_value(dataset, (results.rate_dim(dataset),))
     large, small = _columns(dataset)
-    of_l, of_s, predicted = dataset.isel(large), dataset.isel(small), scales(dataset)
+    of_l, of_s = (dataset.isel(of).reset_coords(drop=True) for of in (large, small))
     time, annealed = dataset["flow_time"], of_l["annealed_at"]
     found = [("4.1", "time of annealing", annealed, "time_4_1")]
 

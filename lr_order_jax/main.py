@@ -1,4 +1,4 @@
-"""Command line: flags in, `experiment.run` out.
+"""Command line: flags in, `study.run` out.
 
     python -m lr_order_jax.main --config=configs/sweep.py[:ARGUMENT] [--workdir=DIR]
                                 [--config.FIELD=VALUE ...]

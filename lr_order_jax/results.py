@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 import xarray as xr
 
 from lr_order_jax import __version__
@@ -429,11 +430,18 @@ def config_of(dataset: xr.Dataset) -> dict[str, Any]:
     return json.loads(dataset.attrs["config"])
 
 
+def at_first_value(dataset: xr.Dataset, kept: Sequence[str]) -> xr.Dataset:
+    """The results at the first value of every axis of the grid that is not in `kept`."""
+    axes = [str(dim) for dim in dataset["status"].dims if dim != "seed"]
+    return dataset.isel({axis: 0 for axis in axes if axis not in kept})
+
+
 def value_of(dataset: xr.Dataset, field: str, column: Mapping[str, int]) -> Any:
     """The value of a field for a column: that along an axis, or that of the whole run."""
     if field in dataset.coords:
         coordinate = dataset[field]
-        return coordinate.values[column[str(coordinate.dims[0])]]
+        at = {axis: i for axis, i in column.items() if axis in coordinate.dims}
+        return coordinate.isel(at).item()
     value = config_of(dataset)[field]
     return value[0] if isinstance(value, list) else value
 
@@ -450,64 +458,86 @@ def the_two_algorithms(dataset: xr.Dataset) -> dict[str, list[dict[str, int]]]:
     return found
 
 
-def shape_of(dataset: xr.Dataset, column: Mapping[str, int]) -> tuple[str, float]:
-    """What a study varies, and its value for a column: the axis beside that of the initial rate, or
-    else eta_1/eta_2. Where N varies and d does not, kappa = sqrt(d/N) (Assumption 3.3)."""
-    others = [axis for axis in column if axis != rate_dim(dataset)]
-    if not others:
-        ratio = config_of(dataset)["eta_1"] / value_of(dataset, "eta_2", column)
-        return "eta_1/eta_2", float(ratio)
-    if others[0] == "n" and "d" not in dataset.coords:
-        n = value_of(dataset, "n", column)
-        return "kappa = sqrt(d/N)", math.sqrt(value_of(dataset, "d", column) / n)
-    return others[0], float(value_of(dataset, others[0], column))
+def shape_axis(dataset: xr.Dataset) -> tuple[str, str]:
+    """What a study varies: its axis, and the name of what it stands for. The first axis beside that
+    of the initial rate, or else that one, along which eta_2 varies."""
+    axes = [str(dim) for dim in dataset["status"].dims if dim != "seed"]
+    axis = next((a for a in axes if a != rate_dim(dataset)), rate_dim(dataset))
+    if axis in ("eta_2", rate_dim(dataset)):
+        return axis, "eta_1/eta_2"
+    return axis, "kappa = sqrt(d/N)" if axis == "n" and "d" not in dataset.coords else axis
 
 
-def errors_against_shape(dataset: xr.Dataset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Final P-only errors along what a study varies (`shape_of`).
+def errors_against_shape(
+    dataset: xr.Dataset,
+) -> tuple[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Final P-only errors along what a study varies (`shape_axis`), further axes at their first
+    value.
 
     Returns:
-      For L-S, S and the two best linear rules: x (K,) rising, and errors (seeds, K).
+      The name of x, and for L-S, S and the two best linear rules x (K,), rising, and errors
+      (seeds, K).
     """
+    axis, label = shape_axis(dataset)
+    dataset = at_first_value(dataset, (axis, rate_dim(dataset)))
     error = final(dataset, "test_error_p_only")
+
+    def x_of(column):
+        if label == "eta_1/eta_2":
+            return config_of(dataset)["eta_1"] / value_of(dataset, "eta_2", column)
+        if label == axis:
+            return float(value_of(dataset, axis, column))
+        return math.sqrt(value_of(dataset, "d", column) / value_of(dataset, "n", column))
+
     curves: dict[str, dict[float, np.ndarray]] = {}
     for name, columns in the_two_algorithms(dataset).items():
         for column in columns:
-            x = shape_of(dataset, column)[1]
+            x = x_of(column)
             curves.setdefault(name, {})[x] = error.isel(column).values
             for rule in ("p_only", "all_p"):
                 of_rule = dataset[f"linear_error_{rule}"]
-                here = {axis: at for axis, at in column.items() if axis in of_rule.dims}
+                here = {dim: at for dim, at in column.items() if dim in of_rule.dims}
                 curves.setdefault(rule, {})[x] = of_rule.isel(here).values
-    return {
+    return label, {
         name: (np.array(sorted(points)), np.stack([points[x] for x in sorted(points)], axis=1))
         for name, points in curves.items()
     }
 
 
+def quantile_95(count: int) -> float:
+    """Standard errors in half a 95 % interval of a mean over `count` seeds (Student); NaN for 1."""
+    return float(scipy.stats.t.ppf(0.975, count - 1)) if count > 1 else math.nan
+
+
 def fit_slope(x: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """The slope of log(mean over seeds) against log x, and its standard error by jackknife.
+    """The slope of log(mean over seeds) against log x, and half its 95 % interval by jackknife.
+
+    Seeds and x at which a value is not finite, or x or the mean not positive, are left out.
 
     Args:
-      x: (K,), positive.
+      x: (K,).
       values: (seeds, K).
 
     Returns:
-      NaN where a mean is not positive or there are fewer than two points (error: two seeds).
+      NaN where fewer than two points are left (interval: two seeds).
     """
+    values = values[np.isfinite(values).all(axis=1)]
+    count = len(values)
+    if count == 0:
+        return math.nan, math.nan
+    usable = (x > 0) & (values.mean(axis=0) > 0)
 
     def slope(rows):
-        mean = np.mean(rows, axis=0)
-        if len(x) < 2 or not np.all(mean > 0):
+        mean = np.mean(rows, axis=0)[usable]
+        if len(mean) < 2 or not np.all(mean > 0):
             return math.nan
-        return float(np.polyfit(np.log(x), np.log(mean), 1)[0])
+        return float(np.polyfit(np.log(x[usable]), np.log(mean), 1)[0])
 
-    count = len(values)
     if count < 2:
         return slope(values), math.nan
     left_out = np.array([slope(np.delete(values, i, axis=0)) for i in range(count)])
     variance = (count - 1) / count * np.sum((left_out - left_out.mean()) ** 2)
-    return slope(values), float(np.sqrt(variance))
+    return slope(values), float(np.sqrt(variance)) * quantile_95(count)
 
 
 def limit_gaps(nets: xr.Dataset, limit: xr.Dataset) -> xr.Dataset:
@@ -525,15 +555,18 @@ def limit_gaps(nets: xr.Dataset, limit: xr.Dataset) -> xr.Dataset:
     Raises:
       KeyError, ValueError: if the runs do not fit together.
     """
+    nets = at_first_value(nets, ("m_v", rate_dim(nets)))
+    theirs, ours = config_of(limit), config_of(nets)
+    apart = ("problem", "zipped", "num_test", "flow_step", "m_v")
+    for name in sorted((set(theirs) & set(ours)) - set(apart)):
+        if theirs[name] != ours[name]:
+            raise ValueError(f"{name} is {ours[name]} and {theirs[name]}")
     of_nets = nets["second_difference"].mean("seed")
     of_limit = limit["second_difference"].sel(eta_init=nets["eta_init"]).mean("seed")
-    if not np.allclose(of_nets["flow_time"], of_limit["flow_time"]):
-        raise ValueError("their records are at different flow times")
     largest = abs(of_limit).max("flow_time")
-    of_nets = of_nets.assign_coords(flow_time=of_limit["flow_time"])
     gap = abs(of_nets - of_limit).max("flow_time") / largest
-    config = config_of(nets)
-    width = config["r"] ** 2 * config["tau0_v"] * nets["m_v"] ** 0.5 / math.pi
+    r, tau_0 = (value_of(nets, name, {}) for name in ("r", "tau0_v"))
+    width = r**2 * tau_0 * nets["m_v"] ** 0.5 / math.pi
     return xr.Dataset({"gap": gap, "saturation": width / largest})
 
 

@@ -129,8 +129,17 @@ def parse_study(config: Any) -> Study:
     specs = tuple(parse({**values, **inner, **point}) for point in points)
     if not axes:
         return Study((), points, specs, specs[0].what)
-    several = {field: list(v) for axis in axes for field, v in axis.values.items()}
-    return Study(axes, points, specs, {**specs[0].what, **several, "zipped": list(entries)})
+    what = {"zipped": list(entries)}
+    for name in specs[0].what:  # those of the axes, and what is resolved from them
+        values_of = [run_spec.what[name] for run_spec in specs]
+        what.setdefault(name, values_of[0] if len(_distinct(values_of)) == 1 else values_of)
+    for axis in axes:
+        what |= {field: list(v) for field, v in axis.values.items()}
+    return Study(axes, points, specs, what)
+
+
+def _distinct(values) -> set[str]:
+    return {json.dumps(value) for value in values}
 
 
 def _resolve_ways(how: How, task: problem.Problem) -> How:

@@ -15,36 +15,41 @@ from lr_order_jax.progress import say
 
 def folder_of(point) -> str:
     """Name of a program's directory: "d=100,n=400"."""
-    return ",".join(f"{field}={value:g}" for field, value in point.items())
+    return ",".join(f"{field}={value}" for field, value in point.items())
 
 
 def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset:
     """Runs or continues all programs of a study and writes all files.
 
-    `results.nc` of what is there is written after each program, and after a signal.
+    `results.nc` of what is there is written after each program, and after a signal. The audit of a
+    program is in its own `config.json`.
 
     Returns:
       The results, joined.
 
     Raises:
-      ConfigError, Interrupted: as `experiment.run`.
+      ConfigError: if a program's config or a directory cannot serve, before any is run.
+      Interrupted: after SIGINT or SIGTERM, with everything saved.
     """
     if not study.axes:
         return experiment.run(study.specs[0], workdir)
     folders = [workdir / folder_of(point) for point in study.points]
-    with directory.held(workdir):
+    with experiment.Signals() as signals, directory.held(workdir):
         directory.check_config(workdir, study)
-        workdir.mkdir(exist_ok=True)
+        for run_spec in study.specs:
+            experiment.check(run_spec)
+            signals.check()
         directory.write_config(workdir, study, [])
         for i, (run_spec, folder) in enumerate(zip(study.specs, folders, strict=True)):
             say(f"program {i + 1} of {len(folders)}: {folder.name}")
             try:
-                experiment.run(run_spec, folder)
+                experiment.run(run_spec, folder, signals)
             finally:
                 parts = [_results_of(folder) for folder in folders]
                 if any(part is not None for part in parts):
                     dataset = results.join(study.what, study.axes, parts)
                     results.write_results(dataset, workdir / "results.nc")
+            signals.check()
         names = study.specs[0].problem.study_figures
         figures.draw(dataset, names, workdir / "figures")
     return dataset

@@ -8,6 +8,7 @@ from conftest import load_config
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lr_order_jax import spec
 from lr_order_jax.problems import assumptions
 from lr_order_jax.problems.assumptions import audit, describe, summarize
 
@@ -230,15 +231,15 @@ def test_the_checks_of_theorem_3_5_have_one_c_for_both(eta_1, eta_2, stop):
 
 def swept(fractions=((0.1, 0.2),), **changes):
     """Audits of configs/sweep.py, a member a rate and pair (p, q)."""
-    c = load_config("sweep")
+    c = spec.parse(load_config("sweep")).problem.fields
     base = {
         "d": c.d,
         "n": c.n,
         "r": c.r,
         "lam": c.lam[0],
         "q_scale": c.q_scale,
-        "gamma0": c.d**-0.5,
-        "eta_1": max(c.eta_init),
+        "gamma0": c.gamma0,
+        "eta_1": c.eta_1,
         "eta_2": c.eta_2[0],
         "epsilon_1": c.epsilon_1[0],
         "epsilon_2": c.epsilon_2[0],

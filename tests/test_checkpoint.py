@@ -1,6 +1,8 @@
 """Checkpoints: what is stored comes back, and damage is noticed."""
 
+import contextlib
 import json
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -118,3 +120,22 @@ def test_checkpoints_kept_for_good_stay_also_after_a_restore(tmp_path):
     assert second.steps() == [0, 2, 6, 7, 8]
     second.close()
     np.testing.assert_array_equal(checkpoint.restore(tmp_path, step=2)[0]["a"], np.arange(3.0))
+
+
+def test_a_named_tuple_is_found_again_and_older_paths_are_read(tmp_path):
+    """Orbax gives back a dict; the first versions wrote the paths as JAX shows them."""
+    tree = {"a": Pair(np.ones(2), np.zeros(3)), "b": {"c": np.arange(4)}}
+    assert set(checkpoint.by_path(tree)) == {"a/left", "a/right", "b/c"}
+    assert checkpoint._plain("['history']['activation_noise']") == "history/activation_noise"
+    assert checkpoint._plain("b/c") == "b/c"
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(1, tree, {})
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        found, _ = checkpoints.restore(1)
+    assert set(checkpoint.by_path(found)) == set(checkpoint.by_path(tree))
+    np.testing.assert_array_equal(found["a"]["right"], np.zeros(3))
+
+
+class Pair(NamedTuple):
+    left: np.ndarray
+    right: np.ndarray

@@ -365,3 +365,23 @@ def test_axes_beside_the_rate_are_dimensions_and_zipped_ones_coordinates(config,
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise_scale": (0.0, 1.0)},
+        {"lam": (0.0, 0.01)},
+        {"zipped": ("eta_init+noise_scale",), "noise_scale": (1.0, 2.0)},
+        {"eta_init": (0.2,), "eta_1": 0.3, "probes": ("lemma_5_2",)},
+        {"tau0_v": 0.0, "noise_init": (0.5,), "noise_factor": (0.1,)},
+    ],
+)
+def test_sweeps_of_every_kind_run_to_the_end(tiny, tmp_path, changes):
+    """With the audit before and the figures after: members without noise or decay, zipped axes,
+    neither of the two algorithms."""
+    values = tiny(num_records=2, flow_time_1=1.0, flow_time_2=1.0, **changes)
+    ds = experiment.run(spec.parse(values), tmp_path / "run")
+    assert ds.attrs["complete"] == 1
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["audit"]
+    assert (tmp_path / "run" / "figures" / "learning_order.png").exists()

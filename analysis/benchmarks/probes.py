@@ -16,6 +16,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from lr_order_jax import spec, sweep
+from lr_order_jax.fields import ConfigError
 from lr_order_jax.problems.probes import PROBES
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/lemmas.py", "Config file.")
@@ -55,7 +56,10 @@ class Variant:
 def main(argv) -> None:
     del argv
     sets = [(), *((name,) for name in PROBES), tuple(PROBES)]
-    variants = {probes: Variant(_CONFIG.value, probes) for probes in sets}
+    try:
+        variants = {probes: Variant(_CONFIG.value, probes) for probes in sets}
+    except ConfigError as error:
+        raise app.UsageError(str(error)) from None
     times: dict = {probes: ([], []) for probes in sets}
     for _ in range(_ROUNDS.value):
         for probes, variant in variants.items():

@@ -26,9 +26,10 @@ fresh for each unit and example or for each weight, and whether it enters the ou
 no difference in the limit.
 
 **Steps taken together.** k steps of rate gamma with the residuals frozen are one step in closed
-form: with a = 1 - gamma lambda, all sums decay by a^k, the source is gamma (1 - a^k)/(1 - a), and v
-and sigma move as k steps would move them. At the small rates of Algorithm 2 this is some ten times
-cheaper and as good; `flow_step` says how much flow time one step may take.
+form: with a = 1 - gamma lambda, all sums decay by a^k, the source is gamma (1 - a^k)/(1 - a), v and
+sigma move as k steps would move them, and the source is forgotten by the mean over its k parts.
+What is left is the error of larger Euler steps in the residuals; `flow_step` says how much flow
+time one step may take.
 """
 
 import dataclasses
@@ -93,17 +94,27 @@ class LazyLimit(synthetic.Synthetic):
 
     @dataclasses.dataclass(frozen=True)
     class Fields(synthetic.SyntheticFields):
-        flow_step: float = fields.non_negative()  # flow time of one step; 0: the algorithm's own
+        # Flow time that one step of the program may take; 0: each is one of the algorithm. The
+        # variable `step` of the results counts those of the program.
+        flow_step: float = fields.non_negative()
 
     @classmethod
     def build(cls, section: Any) -> "LazyLimit":
-        most = min(t for t in (section.flow_time_1, section.flow_time_2) if t > 0)
+        section = synthetic.resolve(section)
+        if section.flow_step == 0:
+            return cls(section)
+        # Steps of twice this size would make the common mode of the three directions oscillate.
+        curvature = section.q_scale**2 / 24 * (1 - section.p0)
+        times = [t for t in (section.flow_time_1, section.flow_time_2) if t > 0]
+        most = min(*times, 1 / max(curvature, 1e-9))
         if section.flow_step > most:
             raise ConfigError(
-                f"config.flow_step = {section.flow_step:g}: must be at most {most:g}, "
-                "the shorter flow time"
+                f"config.flow_step = {section.flow_step:g}: must be at most {most:.3g}, so that "
+                "steps taken together stay stable and inside a phase"
             )
-        return cls(synthetic.resolve(section))
+        if section.anneal_step is not None:
+            raise ConfigError("config.anneal_step: cannot be set with flow_step > 0")
+        return cls(section)
 
     def together(self, rates) -> np.ndarray:
         flow_step = self.fields.flow_step
@@ -205,6 +216,12 @@ class LazyLimit(synthetic.Synthetic):
         )
         source = rate * steps * y * jax.nn.sigmoid(-y * (r + g)) / self.fields.n  # gamma (-l')/N
         of_directions = product(source, batch.train.q_coefficients)
+        kept, fresh = decay**2 * memory.variance, jnp.float32(0)
+        if hypers.tau_xi is not None:
+            squares = -jnp.expm1(2 * log_decay) / jnp.where(lost > 0, lost * (2 - lost), 1.0)
+            fresh = (rate * hypers.tau_xi) ** 2 * jnp.where(lost > 0, squares, together)
+        # Without noise v only shrinks, and nothing is ever forgotten.
+        lapse = _lapse(jnp.where(fresh > 0, fresh / kept, 0.0))
         now = Memory(
             p_linear=source,
             p_series=jnp.broadcast_to(source, memory.p_series.shape),
@@ -213,16 +230,17 @@ class LazyLimit(synthetic.Synthetic):
             q_fit=jnp.broadcast_to(of_directions, memory.q_fit.shape),
             variance=memory.variance,
         )
-        total = jax.tree.map(
-            lambda old, new: decay * old + new, memory, self.noisy(now, noise_level)
-        )
-        kept, fresh = decay**2 * memory.variance, jnp.float32(0)
-        if hypers.tau_xi is not None:
-            squares = -jnp.expm1(2 * log_decay) / jnp.where(lost > 0, lost * (2 - lost), 1.0)
-            fresh = (rate * hypers.tau_xi) ** 2 * jnp.where(lost > 0, squares, together)
-        # Without noise v only shrinks, and nothing is ever forgotten.
-        lapse = _lapse(jnp.where(fresh > 0, fresh / kept, 0.0))
-        return Model({}, _forgetting(total, lapse)._replace(variance=kept + fresh))
+
+        def share(exponents):  # mean of e^-x, e^-x(1 - 1/k), .. e^-x/k for the k parts, x whole
+            part = exponents * lapse / together
+            mean = jnp.expm1(-exponents * lapse) / (together * jnp.expm1(-part))
+            return jnp.exp(-part) * jnp.where(part > 0, mean, 1.0)
+
+        new = _scaled(self.noisy(now, noise_level), share)
+        old = _forgetting(memory, lapse)
+        # (a^k - 1) old + old: a^k itself would be rounded the same way in every step.
+        grown = jax.tree.map(lambda old, new: old + (jnp.expm1(log_decay) * old + new), old, new)
+        return Model({}, grown._replace(variance=kept + fresh))
 
 
 def _lapse(share):
@@ -232,9 +250,13 @@ def _lapse(share):
 
 def _forgetting(memory: Memory, lapse) -> Memory:
     """The sums after a lapse of the clock: each exponential by its rate."""
-    odd = 2.0 * jnp.arange(memory.p_series.shape[0], dtype=jnp.float32) + 1
-    of_series = jnp.exp(-odd * lapse)[:, None]
-    of_fit = jnp.exp(-jnp.asarray(FIT_RATES, jnp.float32) * lapse)[:, None]
+    return _scaled(memory, lambda exponents: jnp.exp(-exponents * lapse))
+
+
+def _scaled(memory: Memory, factor) -> Memory:
+    """The sums times a function of the rates of their exponentials."""
+    of_series = factor(2.0 * jnp.arange(memory.p_series.shape[0], dtype=jnp.float32) + 1)[:, None]
+    of_fit = factor(jnp.asarray(FIT_RATES, jnp.float32))[:, None]
     return memory._replace(
         p_series=of_series * memory.p_series,
         p_self=of_fit * memory.p_self,

@@ -5,6 +5,8 @@ the least test error counts: an oracle's choice, so that no linear rule of this 
 The strongest penalty is the mean rule w = sum y x, the weakest close to the hard margin.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy.special import expit
 
@@ -12,7 +14,7 @@ PENALTIES = np.geomspace(1e-5, 1e2, 8)
 """Of |w|^2/2 against the mean logistic loss."""
 
 
-def fit(gram: np.ndarray, y: np.ndarray, penalty: float, steps: int = 30) -> np.ndarray:
+def fit(gram: np.ndarray, y: np.ndarray, penalty: float, start: Any = 0.0) -> np.ndarray:
     """Coefficients c of w = X^T c that minimise mean log(1 + exp(-y f)) + penalty |w|^2/2.
 
     Newton's method with halved steps on the n coefficients, f = X X^T c.
@@ -20,15 +22,16 @@ def fit(gram: np.ndarray, y: np.ndarray, penalty: float, steps: int = 30) -> np.
     Args:
       gram: (n, n) X X^T, float64.
       y: (n,) labels.
+      start: (n,) coefficients to start from.
     """
     n = len(y)
-    c = np.zeros(n)
+    c = np.zeros(n) + start
 
     def value(c):
         f = gram @ c
         return np.mean(np.logaddexp(0, -y * f)) + penalty * (c @ f) / 2
 
-    for _ in range(steps):
+    for _ in range(30):
         f = gram @ c
         gradient = penalty * c - y * expit(-y * f) / n  # before multiplication by the Gram matrix
         curvature = expit(f) * expit(-f) / n
@@ -53,6 +56,9 @@ def best_error(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndar
         return 0.5
     x, x_test = np.asarray(x, np.float64), np.asarray(x_test, np.float64)
     gram = x @ x.T
-    rules = np.stack([fit(gram, y, penalty) for penalty in PENALTIES], axis=1)  # (n, penalties)
-    wrong = ~(np.asarray(y_test)[:, None] * (x_test @ (x.T @ rules)) > 0)
+    rules = [np.zeros(len(y))]
+    for penalty in PENALTIES[::-1]:  # from the strongest on, each from the one before
+        rules.append(fit(gram, y, penalty, rules[-1]))
+    outputs = x_test @ (x.T @ np.stack(rules[1:], axis=1))  # (k, penalties)
+    wrong = ~(np.asarray(y_test)[:, None] * outputs > 0)
     return float(wrong.mean(axis=0).min())

@@ -477,7 +477,7 @@ class Synthetic:
                     epsilon_2=values["epsilon_2"],
                     p=float(np.mean(group == 0)),
                     q=float(np.mean(group == 1)),
-                    stationary_variance=kept if max(tau_xi) > 0 else {},
+                    stationary_variance=kept,
                     widths=self.widths(),
                 )
             )
