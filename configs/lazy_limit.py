@@ -11,7 +11,7 @@ Variants  (none)   the rates of configs/sweep.py, each step as the algorithm tak
                    steps of up to 0.05 of flow time (for S 32 steps of the algorithm) at once
           A20      the same, alpha up to 20
           smoke    seconds, no effect
-Time      TIME minutes on 2 cores (30 members, 32,000 steps of the smallest rate); A10, A20: TIMEA
+Time      2 minutes on 2 cores (30 members, 32,000 steps of the smallest rate); A10, A20: half one
 Command   python -m lr_order_jax.main --config=configs/lazy_limit.py
 """
 
