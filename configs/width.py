@@ -5,7 +5,7 @@ Purpose   The gap max over t of |D_net - D_limit|, D the second difference, fall
           z +- zeta once its signal exceeds r tau0. The variant `limit` is the limit itself.
 Variants  (none)   networks of four widths
           limit    infinite width, same seeds and records
-          smoke    seconds, no effect
+          smoke    seconds, no effect; its limit is configs/lazy_limit.py:smoke
 Expected  See the README.
 Command   python -m lr_order_jax.main --config=configs/width.py --workdir=NETS
           python -m lr_order_jax.main --config=configs/width.py:limit --workdir=LIMIT

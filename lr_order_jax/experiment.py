@@ -56,7 +56,7 @@ class Signals:
     def _remember(self, signum, frame) -> None:
         self.received = signum
         signal.signal(signum, signal.SIG_DFL)
-        say(f"{signal.Signals(signum).name}: stopping after this chunk, with everything saved")
+        say(f"{signal.Signals(signum).name}: stopping after this chunk, with all of it saved")
 
     def check(self) -> None:
         """Raises Interrupted if a signal has come."""

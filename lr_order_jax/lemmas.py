@@ -185,15 +185,23 @@ def lemma_table(dataset: xr.Dataset) -> results.Table:
       ValueError: if the run lacks a member of Algorithm 1 or 2.
     """
     predicted = scales(dataset)
+    remarks = ["Constants and logarithms of d, which the lemmas leave open, are 1 in the scales."]
+    others = [a for a in results.columns_of(dataset)[0] if a != results.rate_dim(dataset)]
+    if others:
+        first = ", ".join(f"{a} = {dataset[a].values[0]}" for a in others)
+        remarks.append(f"Other axes at their first value: {first}.")
+    if not dataset.attrs["complete"]:
+        remarks.append("The run is not complete.")
     rows: list[tuple[str, ...]] = []
     for lemma, told, values, scale in measured(dataset):
         mean, error = results.mean_and_error(values.values)
         of_scale, _ = results.mean_and_error(predicted[scale].values)
-        numbers = (f"{mean:.3g} +- {error:.2g}", f"{of_scale:.3g}", f"{mean / of_scale:.3g}")
+        told_mean = f"{mean:.3g}" if math.isnan(error) else f"{mean:.3g} +- {error:.2g}"
+        numbers = (told_mean, f"{of_scale:.3g}", f"{mean / of_scale:.3g}")
         rows.append((lemma, told, *numbers, FORMULAS[scale]))
     return results.Table(
         f"{results.title_of(dataset)}: {dataset.sizes['seed']} seeds, mean +- standard error",
         ("lemma", "quantity", "measured", "scale", "ratio", "scale is"),
         rows,
-        ["Constants and logarithms of d, which the lemmas leave open, are 1 in the scales."],
+        remarks,
     )

@@ -90,7 +90,7 @@ def _main(argv: Sequence[str]) -> None:
     except ConfigError as error:
         _refuse(str(error))
     except experiment.Interrupted as interruption:
-        say(f"{interruption}: stopped, everything is saved; the same command continues")
+        say(f"{interruption}: stopped, all that was computed is saved; the same command continues")
         sys.exit(128 + interruption.signum)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         told = isinstance(error, MemoryError) or "out of memory" in str(error).lower()

@@ -71,8 +71,8 @@ def make_axes(given: Mapping[str, tuple], zipped: Sequence[str]) -> tuple[Axis, 
     for name in named:
         if name not in names:
             raise ConfigError(
-                f"config.zipped = {tuple(zipped)!r}: {name!r} cannot be swept, "
-                f"use some of {', '.join(names)}"
+                f"config.zipped = {tuple(zipped)!r}: {name!r} is no axis of this kind, use some of "
+                f"{', '.join(names)} (swept fields and shapes cannot share an axis)"
             )
         if named.count(name) > 1:
             raise ConfigError(f"config.zipped = {tuple(zipped)!r}: {name!r} stands in it twice")
@@ -95,7 +95,8 @@ def make_axes(given: Mapping[str, tuple], zipped: Sequence[str]) -> tuple[Axis, 
         # A name in the first field is all that tells one member from another.
         distinct = {p[0] for p in points} if isinstance(points[0][0], str) else set(points)
         if len(distinct) != len(points):
-            raise ConfigError(f"config.{'+'.join(group)} = {points}: holds the same value twice")
+            told = points if len(group) > 1 else values[name]
+            raise ConfigError(f"config.{'+'.join(group)} = {told}: holds the same value twice")
         axes.append(Axis(name, values))
     return tuple(axes)
 

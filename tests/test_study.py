@@ -57,7 +57,7 @@ def test_fields_of_programs_can_be_zipped(values):
         ({"d": (10, 10)}, "holds the same value twice"),
         ({"d": ()}, "config.d = (): must hold"),
         ({"d": (10, 20), "n": (30,), "zipped": ("d+n",)}, "must be of equal length"),
-        ({"d": (10, 20), "zipped": ("d+eta_init",)}, "'eta_init' cannot be swept"),
+        ({"d": (10, 20), "zipped": ("d+eta_init",)}, "'eta_init' is no axis of this kind"),
         ({"p0": (0.5, 0.9), "q0": 0.2}, "config.p0 + config.q0"),
     ],
 )

@@ -79,7 +79,7 @@ def test_zipped_fields_are_one_axis_named_after_the_first():
 @pytest.mark.parametrize(
     ("zipped", "told"),
     [
-        (("eta+mu",), "'mu' cannot be swept"),
+        (("eta+mu",), "'mu' is no axis of this kind"),
         (("eta+eta",), "twice"),
         (("eta+lam",), "equal length: eta has 2, lam has 3"),
         (("eta+free",), "config.free is not set"),

@@ -263,7 +263,7 @@ def schedule(
             "(equal: Algorithm 2)"
         )
     stop = values["epsilon_2"] if values["epsilon_2"] > 0 else -math.inf
-    lengths = (eta_init * together[0], eta_2 * together[1])
+    lengths = (eta_init * int(together[0]), eta_2 * int(together[1]))
     if eta_init == eta_2 and (noise == 0 or noise_factor == 1):
         horizon = section.flow_time_1 + section.flow_time_2
         steps = (0, num_steps(horizon, lengths[1]))
