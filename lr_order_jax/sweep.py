@@ -95,8 +95,8 @@ def make_axes(given: Mapping[str, tuple], zipped: Sequence[str]) -> tuple[Axis, 
         # A name in the first field is all that tells one member from another.
         distinct = {p[0] for p in points} if isinstance(points[0][0], str) else set(points)
         if len(distinct) != len(points):
-            told = points if len(group) > 1 else values[name]
-            raise ConfigError(f"config.{'+'.join(group)} = {told}: holds the same value twice")
+            shown = points if len(group) > 1 else values[name]
+            raise ConfigError(f"config.{'+'.join(group)} = {shown}: holds the same value twice")
         axes.append(Axis(name, values))
     return tuple(axes)
 

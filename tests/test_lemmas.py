@@ -7,7 +7,7 @@ import pytest
 from conftest import load_config
 
 from analysis import figure2, limit_gap
-from lr_order_jax import experiment, lemmas, results, spec, study
+from lr_order_jax import experiment, figures, lemmas, results, spec, study
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +127,17 @@ def test_the_gap_to_the_limit(tmp_path):
     assert (tmp_path / "nets" / "figures" / "limit_gap.png").exists()
     with pytest.raises(ValueError, match="do not fit together"):
         limit_gap.main(tmp_path / "limit", tmp_path / "limit")
+
+
+def test_the_figures_are_drawn_from_an_unfinished_run(run, tmp_path):
+    _, ds = run
+    half = ds.copy(deep=True)
+    for variable in half.data_vars.values():
+        if variable.ndim == 3:
+            variable[1, 1, 4:] = np.nan
+    assert len(figures.draw(half, ("lemmas",), tmp_path)) == 1
+    values = dict(load_config("rate_or_noise", "smoke").items()) | {"num_records": 2}
+    ds = experiment.run(spec.parse(values), tmp_path / "map")
+    ds["second_difference"][0, 0, 0, 1:] = np.nan
+    ds["status"][0, 0, 0] = 0
+    assert len(figures.draw(ds, ("learning_order_map",), tmp_path)) == 1

@@ -175,6 +175,13 @@ def test_errors_are_read_against_what_the_study_varies():
     assert figures.error_against_shape(joined(n=(100, 400))) is not None
 
 
+def test_an_unfinished_study_is_drawn(tmp_path):
+    data = joined(r=(0.4, 0.1)).copy(deep=True)
+    data["test_error_p_only"][0, 1] = np.nan
+    data["step"][:, 1] = np.nan
+    assert len(figures.draw(data, ("error_against_shape",), tmp_path)) == 1
+
+
 def test_rates_alone_are_read_as_their_ratio():
     data = joined(r=(0.4,)).squeeze("r", drop=True)
     label, curves = results.errors_against_shape(data)
