@@ -51,17 +51,18 @@ def of_sweep(dataset: xr.Dataset) -> list[Promise]:
     ]
 
 
+def _least(values: xr.DataArray, more: str, less: str) -> float:
+    """By how many points one arm is above another, in the seed in which it is least."""
+    return 100 * float((values.sel(arm=more) - values.sel(arm=less)).min(skipna=False))
+
+
 def of_cifar(dataset: xr.Dataset) -> list[Promise]:
     """Arms `large`, `small` and `noise` on plain CIFAR-10, in points: the worst seed."""
-    end = 100 * results.final(dataset, "clean_accuracy")
-
-    def least(more: str, less: str) -> float:
-        return float((end.sel(arm=more) - end.sel(arm=less)).min(skipna=False))
-
+    end = results.final(dataset, "clean_accuracy")
     quantity = "accuracy on clean images at the end"
     return [
-        Promise(f"{quantity}, large less small", least("large", "small"), 0.0),
-        Promise(f"{quantity}, small with noise less small", least("noise", "small"), 0.0),
+        Promise(f"{quantity}, large less small", _least(end, "large", "small"), 0.0),
+        Promise(f"{quantity}, small with noise less small", _least(end, "noise", "small"), 0.0),
     ]
 
 
@@ -71,26 +72,22 @@ def of_images(dataset: xr.Dataset) -> list[Promise]:
 
 def of_patch(dataset: xr.Dataset) -> list[Promise]:
     """Arm `small` against arm `large`, in points: the seed in which the difference is least."""
-
-    def least(values: xr.DataArray, more: str, less: str) -> float:
-        return 100 * float((values.sel(arm=more) - values.sel(arm=less)).min(skipna=False))
-
     earlier = {g: results.before_annealing(dataset, f"{g}_accuracy") for g in ("patch", "clean")}
     end = results.final(dataset, "clean_accuracy")
     return [
         Promise(
             "accuracy on patches alone before annealing, small less large",
-            least(earlier["patch"], "small", "large"),
+            _least(earlier["patch"], "small", "large"),
             30.0,
         ),
         Promise(
             "accuracy on clean images before annealing, large less small",
-            least(earlier["clean"], "large", "small"),
+            _least(earlier["clean"], "large", "small"),
             0.0,
         ),
         Promise(
             "accuracy on clean images at the end, large less small",
-            least(end, "large", "small"),
+            _least(end, "large", "small"),
             0.0,
         ),
     ]

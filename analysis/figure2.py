@@ -54,10 +54,7 @@ def main(folder: pathlib.Path) -> int:
     r, curves = curves_of(folder)
     if not curves:
         raise ValueError("must hold a member of Algorithm 1 or 2 and a checkpoint")
-    path = folder / "figures" / "figure2.png"
-    path.parent.mkdir(exist_ok=True)
-    figures.save(figures.around_the_circle(r, curves), path)
-    print(f"figure: {path}")
+    script.save_figure(figures.around_the_circle(r, curves), folder, "figure2")
     return 0
 
 

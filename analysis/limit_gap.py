@@ -23,10 +23,7 @@ def main(nets_folder: pathlib.Path, limit_folder: pathlib.Path) -> int:
         for rate in gaps["eta_init"].values:
             at = gaps.sel(m_v=width, eta_init=rate)
             print(f"{width:9d}  {rate:12g}  {float(at.gap):33.3f}  {float(at.saturation):10.2f}")
-    path = nets_folder / "figures" / "limit_gap.png"
-    path.parent.mkdir(exist_ok=True)
-    figures.save(figures.limit_gap(nets, limit), path)
-    print(f"figure: {path}")
+    script.save_figure(figures.limit_gap(nets, limit), nets_folder, "limit_gap")
     return 0
 
 

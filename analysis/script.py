@@ -3,10 +3,20 @@
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import logging
 
+from lr_order_jax import figures
 from lr_order_jax.checkpoint import NoCheckpoint
+
+
+def save_figure(figure: Any, folder: pathlib.Path, name: str) -> None:
+    """Writes a figure beside those of a run, and says where."""
+    path = folder / "figures" / f"{name}.png"
+    path.parent.mkdir(exist_ok=True)
+    figures.save(figure, path)
+    print(f"figure: {path}")
 
 
 def run(usage: str, count: int, body: Callable[..., int]) -> None:

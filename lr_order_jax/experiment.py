@@ -101,12 +101,14 @@ class _Run:
 
     # What is known before the first step.
 
+    def data_by_seed(self) -> list[Any]:
+        return [sweep.data_of_seed(self.grid.data, s) for s in range(len(self.grid.seeds))]
+
     def theory_of_seeds(self):
         """Variables and values of each seed's data, (S,)."""
         if not isinstance(self.problem, HasTheory):
             return {}, {}
-        data = [sweep.data_of_seed(self.grid.data, s) for s in range(len(self.grid.seeds))]
-        rows = [self.problem.seed_values(of_seed) for of_seed in data]
+        rows = [self.problem.seed_values(of_seed) for of_seed in self.data_by_seed()]
         names = self.problem.seed_variables
         return names, {name: np.array([row[name] for row in rows]) for name in names}
 
@@ -114,8 +116,8 @@ class _Run:
         """Which assumptions of the theory hold, told and as plain data."""
         if not isinstance(self.problem, HasTheory):
             return []
-        data = [sweep.data_of_seed(self.grid.data, s) for s in range(len(self.grid.seeds))]
-        found, lines = self.problem.audit((v, d) for d in data for v in self.grid.members)
+        data, members = self.data_by_seed(), self.grid.members
+        found, lines = self.problem.audit((v, d) for d in data for v in members)
         for line in lines:
             say(line)
         return found

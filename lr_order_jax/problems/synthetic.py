@@ -270,8 +270,10 @@ def schedule(
         thresholds = (-math.inf, stop)
     else:
         first = num_steps(section.flow_time_1, lengths[0])
-        asked = math.ceil((values["anneal_step"] or NEVER) / together[0])
-        steps = (min(first, asked), num_steps(section.flow_time_2, lengths[1]))
+        steps = (
+            min(first, values["anneal_step"] or NEVER),
+            num_steps(section.flow_time_2, lengths[1]),
+        )
         q = float(np.mean(np.asarray(data.train.group) == 1))
         epsilon_1 = values["epsilon_1"]
         thresholds = (epsilon_1 + q * math.log(2) if epsilon_1 >= 0 else -math.inf, stop)
