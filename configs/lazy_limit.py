@@ -24,7 +24,7 @@ BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("sweep.py")))
 VARIANTS = ("", "A10", "A20", "smoke")
 OF_A_NETWORK = (
     *("m_w", "m_v", "tau0_w", "tau0_v", "u_law", "v_representation"),
-    *("noise_law", "noise_in", "probes"),
+    *("structure", "noise_law", "noise_in", "probes"),
 )
 
 

@@ -50,6 +50,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.q_scale = (14.0,)  # A: alpha ~ U[0, A]
 
     # Network: U = [W; V], planar V (exact in distribution, see models/two_layer.py).
+    c.structure = "separate"  # each block by its own units; "coupled", "convolution": appendix F
     c.m_w = (48,)  # width of W
     c.m_v = (20_000,)  # width of V
     c.tau0_w = (0.05,)  # deviation of W's initial entries

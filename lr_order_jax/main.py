@@ -21,7 +21,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lr_order_jax import directory, experiment, results, spec, study
+from lr_order_jax import cache, directory, experiment, results, spec, study
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.progress import say
 
@@ -81,6 +81,7 @@ def _refuse(line: str) -> None:
 
 
 def _main(argv: Sequence[str]) -> None:
+    cache.keep_programs()
     try:
         asked = spec.parse_study(_CONFIG.value)
         name, _, variant = _config_file(sys.argv).partition(":")

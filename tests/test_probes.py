@@ -14,6 +14,14 @@ EVERY = ("decomposition", "lemma_5_2", "lemma_5_3")
 SIZES = {"d": 6, "n": 24, "p0": 0.3, "q0": 0.3, "r": 0.5, "m_w": 5, "m_v": 7, "lam": (0.05,)}
 SCHEDULE = {"eta_init": (0.4,), "eta_2": (0.1,), "flow_time_1": 8.0, "flow_time_2": 4.0}
 STEPS = 60  # 20 at eta_1 and 40 at eta_2
+EQUAL = {"m_w": 6, "m_v": 6, "tau0_w": 0.2, "tau0_v": 0.2}  # what a shared unit asks for
+STRUCTURES = {
+    "separate": {},
+    "coupled": {"structure": "coupled", **EQUAL},
+    "convolution": {"structure": "convolution", **EQUAL},
+}
+BUILDS = [(s, "ambient") for s in STRUCTURES] + [("separate", "planar"), ("coupled", "planar")]
+of_each_structure = pytest.mark.parametrize("structure", STRUCTURES)
 
 
 def trajectory(tiny, **changes):
@@ -50,13 +58,14 @@ def summed(shares, trees):
     return jax.tree.map(lambda *leaves: sum(leaves), *scaled)
 
 
-@pytest.mark.parametrize("representation", ["ambient", "planar"])
-def test_the_decomposition_is_the_sums_of_3_4_as_printed(tiny, representation):
+@pytest.mark.parametrize(("structure", "representation"), BUILDS)
+def test_the_decomposition_is_the_sums_of_3_4_as_printed(tiny, structure, representation):
     """With the sign corrected, in float64; and Ubar + Utilde = U within its rounding.
 
     Each step rounds each weight a few times: 60 steps leave at most 60 * 4 * 2^-24 of the largest.
     """
-    problem, key, data, hypers, states = trajectory(tiny, v_representation=representation)
+    changes = STRUCTURES[structure] | {"v_representation": representation}
+    problem, key, data, hypers, states = trajectory(tiny, **changes)
     grad = jax.jit(jax.grad(lambda p, s: problem.loss(p, s, data, None, key)[0]))
     grads = [as_float64(grad(s.params, s.stats)) for s in states[:-1]]
     xi = []
@@ -87,14 +96,15 @@ def test_the_decomposition_is_the_sums_of_3_4_as_printed(tiny, representation):
     assert not states[20].watched["annealed"]
 
 
-def test_lemma_5_2_is_the_sum_of_the_examples_gradients(tiny):
+@of_each_structure
+def test_lemma_5_2_is_the_sum_of_the_examples_gradients(tiny, structure):
     """(5.1) with the gradient of each example of M2 by itself."""
-    problem, _, data, hypers, states = trajectory(tiny)
+    problem, _, data, hypers, states = trajectory(tiny, **STRUCTURES[structure])
     m2 = np.flatnonzero(np.asarray(data.train.group) != 0)
 
     def of_example(w, state, i):
-        r, g = problem.train_outputs(state.params | {"W": w}, state.stats, data)
-        return jax.nn.softplus(-data.train.y[i] * (r[i] + g[i]))
+        f = problem.train_f(state.params | {"W": w}, state.stats, data)
+        return jax.nn.softplus(-data.train.y[i] * f[i])
 
     grad = jax.jit(jax.grad(of_example))
     each = [sum(as_float64(grad(s.params["W"], s, i)) for i in m2) / 24 for s in states[:-1]]
@@ -110,22 +120,30 @@ def measured(problem, data, hypers, state):
     return problem.summarize(Data((), data), hypers.task, model, sums)
 
 
-def test_what_the_probes_tell_against_numpy(tiny):
-    problem, _, data, hypers, states = trajectory(tiny, tau0_w=0.1, tau0_v=0.1, p0=0.12)
+def blocks_of(params):
+    """W and V; those of a convolution are one."""
+    return {"W": params["W"], "V": params.get("V", params["W"])}
+
+
+@of_each_structure
+def test_what_the_probes_tell_against_numpy(tiny, structure):
+    changes = STRUCTURES[structure] | {"tau0_w": 0.1, "tau0_v": 0.1, "p0": 0.12}
+    problem, _, data, hypers, states = trajectory(tiny, **changes)
     values = {k: float(v) for k, v in measured(problem, data, hypers, states[-1]).items()}
     params, signal = as_float64(states[-1].params), as_float64(states[-1].watched["signal"])
     then = as_float64(states[20].watched["signal"])
     stats, train = as_float64(states[-1].stats), as_float64(data.train)
     x2 = train.q_coefficients @ as_float64(data.directions)
     has_p, has_q = train.group != 1, train.group != 0
+    params, of_signal = blocks_of(params), blocks_of(signal)
     assert values["signal_squared_w"] == pytest.approx((signal["W"] ** 2).sum(), rel=1e-5)
-    assert values["signal_squared_v"] == pytest.approx((signal["V"] ** 2).sum(), rel=1e-5)
-    moved = sum(((signal[k] - then[k]) ** 2).sum() for k in "WV")
+    assert values["signal_squared_v"] == pytest.approx((of_signal["V"] ** 2).sum(), rel=1e-5)
+    moved = sum(((now - then[k]) ** 2).sum() for k, now in signal.items())
     assert values["displacement_squared"] == pytest.approx(moved, rel=1e-4)
     differ = {}
     for block, x, u in (("W", train.x1, stats["w"]), ("V", x2, stats["v"])):
         by_u = x @ params[block].T >= 0
-        by_noise = x @ (params[block] - signal[block]).T >= 0
+        by_noise = x @ (params[block] - of_signal[block]).T >= 0
         gap = (by_u * (x @ params[block].T)) @ u - (by_noise * (x @ params[block].T)) @ u
         name = f"output_gap_{block.lower()}"
         assert values[name] == pytest.approx(np.sqrt(np.mean(gap**2)), rel=1e-3)
@@ -135,7 +153,10 @@ def test_what_the_probes_tell_against_numpy(tiny):
     assert 0 < values["activation_difference_v"] < 1
     # Lemmas 4.4 and 5.1
     w1 = np.maximum(train.x1 @ params["W"].T, 0) @ stats["w"]
-    f = w1 + np.maximum(x2 @ params["V"].T, 0) @ stats["v"]
+    if structure == "coupled":
+        f = np.maximum(train.x1 @ params["W"].T + x2 @ params["V"].T, 0) @ stats["w"]
+    else:
+        f = w1 + np.maximum(x2 @ params["V"].T, 0) @ stats["v"]
     loss = lambda out: np.log1p(np.exp(-train.y * out))  # noqa: E731
     assert values["train_loss_of_r_on_m1"] == pytest.approx(loss(w1)[has_p].mean(), rel=1e-5)
     assert values["train_loss_on_m2"] == pytest.approx(loss(f)[has_q].mean(), rel=1e-5)
@@ -179,18 +200,20 @@ def test_probes_change_nothing_that_is_trained(tiny):
     jax.tree.map(np.testing.assert_array_equal, with_probes.params, without.params)
 
 
-@pytest.mark.parametrize("representation", ["ambient", "planar"])
+@pytest.mark.parametrize(("structure", "representation"), BUILDS)
 @pytest.mark.parametrize("law", ["weights", "units"])
 @pytest.mark.parametrize("where", ["pattern", "both"])
-def test_noise_before_the_activations_against_numpy(tiny, law, where, representation):
+def test_noise_before_the_activations_against_numpy(tiny, law, where, structure, representation):
     """f = N_A(u, U; x) (2.6) with A x = U x + noise; in both occurrences N_A(u, A; x)."""
     changes = {"noise_law": law, "noise_in": where, "v_representation": representation}
-    noise = {"noise_init": (0.7,), "tau0_w": 0.5, "tau0_v": 0.8}
-    problem, key, data, model, _ = build(tiny, **SIZES, **changes, **noise)
+    taus = (0.5, 0.5) if structure == "convolution" else (0.5, 0.8)
+    noise = {"noise_init": (0.7,), "tau0_w": taus[0], "tau0_v": taus[1]}
+    problem, key, data, model, _ = build(tiny, **(SIZES | STRUCTURES[structure] | changes | noise))
     got, _ = problem.loss(model.params, model.stats, data, jnp.float32(0.7), key)
     train, stats = as_float64(data.train), as_float64(model.stats)
     directions = as_float64(data.directions)
-    v = np.asarray(model.params["V"]) if representation == "ambient" else None
+    big = blocks_of(model.params)
+    v = np.asarray(big["V"]) if representation == "ambient" else None
     key_w, key_v = jax.random.split(key)
     if v is None:
         plane = as_float64(model.params["V"])
@@ -199,8 +222,8 @@ def test_noise_before_the_activations_against_numpy(tiny, law, where, representa
         at = directions @ v.T
     before = {"w": train.x1 @ as_float64(model.params["W"]).T, "v": train.q_coefficients @ at}
     if law == "weights":
-        xi_w, xi_v = (as_float64(f(k)) for f, k in (
-            (problem._gaussian_w, key_w), (problem._gaussian_v, key_v)))  # fmt: skip
+        xi = as_float64(blocks_of(problem._gaussian(key_w, key_v)))
+        xi_w, xi_v = xi["W"], xi["V"]
         if v is None:
             of_v = np.array([xi_v["z"] + s * xi_v["zeta"] for s in (0, 0.5, -0.5)])
         else:
@@ -214,11 +237,13 @@ def test_noise_before_the_activations_against_numpy(tiny, law, where, representa
         draws = (as_float64(jax.random.normal(k, before[b].shape)) for k, b in (
             (key_w, "w"), (key_v, "v")))  # fmt: skip
         extra = {
-            b: tau * n[:, None] * e
-            for b, tau, n, e in zip("wv", (0.5, 0.8), length, draws, strict=True)
+            b: tau * n[:, None] * e for b, tau, n, e in zip("wv", taus, length, draws, strict=True)
         }
     f = 0
-    for block in "wv":
+    if structure == "coupled":
+        before = {"w": before["w"] + before["v"]}
+        extra = {"w": extra["w"] + extra["v"]}
+    for block in before:
         decides = before[block] + 0.7 * extra[block]
         shown = decides if where == "both" else before[block]
         f = f + ((decides >= 0) * shown) @ stats[block]

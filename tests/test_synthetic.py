@@ -218,6 +218,6 @@ def test_the_mixture_error_weighs_the_groups():
 
 def test_an_output_of_zero_is_an_error():
     r, g, y = jnp.array([0.0, 1.0]), jnp.array([0.0, -3.0]), jnp.array([1.0, 1.0])
-    np.testing.assert_array_equal(synthetic.count_errors(r, g, y), [1, 2, 2])
+    np.testing.assert_array_equal(synthetic.count_errors(r, g, r + g, y), [1, 2, 2])
     nan = jnp.array([jnp.nan, 1.0])
-    np.testing.assert_array_equal(synthetic.count_errors(nan, nan, y), [1, 1, 1])
+    np.testing.assert_array_equal(synthetic.count_errors(nan, nan, nan, y), [1, 1, 1])

@@ -130,13 +130,72 @@ def test_planar_and_ambient_v_have_the_same_law_with_independent_draws(tiny):
         assert stats.ks_2samp(a, b + 0.5 * a.std()).pvalue < 1e-3  # the test can tell
 
 
-def test_the_loss_is_that_of_r_plus_g(tiny):
-    problem, key, data, model, _ = build(tiny)
-    r, g = problem.train_outputs(model.params, model.stats, data)
-    f = np.asarray(r, np.float64) + np.asarray(g, np.float64)
-    wanted = np.mean(np.log1p(np.exp(-np.asarray(data.train.y) * f)))
-    loss, _ = problem.loss(model.params, model.stats, data, None, key)
-    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+SHARED = {"m_w": 10, "m_v": 10, "tau0_w": 0.3, "tau0_v": 0.3, "v_representation": "ambient"}
+
+
+def numpy_gradient(structure, w, v, u, x1, x2, y):
+    """f of each example and the gradient of the loss by W and V, written out from the docstring."""
+    if structure == "coupled":
+        active = x1 @ w.T + x2 @ v.T > 0
+        f = (active * (x1 @ w.T + x2 @ v.T)) @ u
+        active = {"W": active, "V": active}
+    else:
+        active = {"W": x1 @ w.T > 0, "V": x2 @ v.T > 0}
+        f = np.maximum(x1 @ w.T, 0) @ u + np.maximum(x2 @ v.T, 0) @ u
+    dloss = -y / (1 + np.exp(y * f)) / len(y)
+    inputs = {"W": x1, "V": x2}
+    return f, {k: np.einsum("n,nm,m,nd->md", dloss, active[k], u, inputs[k]) for k in "WV"}
+
+
+@pytest.mark.parametrize("structure", ["coupled", "convolution"])
+def test_other_structures_against_numpy(tiny, structure):
+    """Loss, gradient and evaluation; the second layer is one, and a convolution has one U."""
+    changes = SHARED | {"structure": structure, "n": 30, "num_test": 200, "q_scale": 3.0}
+    problem, key, data, model, _ = build(tiny, **changes)
+    u = np.asarray(model.stats["w"], np.float64)
+    np.testing.assert_array_equal(model.stats["w"], model.stats["v"])
+    w = np.asarray(model.params["W"], np.float64)
+    v = w if structure == "convolution" else np.asarray(model.params["V"], np.float64)
+    directions = np.asarray(data.directions, np.float64)
+
+    def inputs(examples):
+        x2 = np.asarray(examples.q_coefficients, np.float64) @ directions
+        return np.asarray(examples.x1, np.float64), x2, np.asarray(examples.y, np.float64)
+
+    f, grads = numpy_gradient(structure, w, v, u, *inputs(data.train))
+    losses = np.log1p(np.exp(-np.asarray(data.train.y) * f))
+    (loss, _), got = jax.value_and_grad(problem.loss, has_aux=True)(
+        model.params, model.stats, data, None, key
+    )
+    assert float(loss) == pytest.approx(losses.mean(), rel=1e-5)
+    if structure == "convolution":
+        assert set(got) == {"W"}
+        grads = {"W": grads["W"] + grads["V"]}
+    for name, wanted in grads.items():
+        np.testing.assert_allclose(got[name], wanted, rtol=1e-4, atol=1e-6)
+    values = engine.make_evaluate(problem, "scan")(Data((), data), None, model)
+    x1, x2, y = inputs(data.test)
+    none = np.zeros_like(x1)
+    for name, of_pattern in (("p_only", (x1, none)), ("q_only", (none, x2)), ("both", (x1, x2))):
+        out, _ = numpy_gradient(structure, w, v, u, *of_pattern, y)
+        assert float(values[f"test_error_{name}"]) == pytest.approx(np.mean(y * out <= 0))
+    r_and_g = [numpy_gradient(structure, w, v, u, *of, y)[0] for of in ((x1, none), (none, x2))]
+    whole = numpy_gradient(structure, w, v, u, x1, x2, y)[0]
+    assert np.allclose(sum(r_and_g), whole) == (structure == "convolution")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"structure": "coupled", "m_w": 9}, "m_w = 9 and m_v = 10 must be equal"),
+        ({"structure": "convolution", "tau0_v": 1.0}, "tau0_w = 0.3 and tau0_v = 1 must be equal"),
+        ({"structure": "convolution", "v_representation": "planar"}, "must be 'ambient'"),
+        ({"structure": "dense"}, "structure = 'dense'"),
+    ],
+)
+def test_a_structure_that_cannot_be_is_refused(tiny, changes, told):
+    with pytest.raises(fields.ConfigError, match=told):
+        spec.parse(tiny(**(SHARED | changes)))
 
 
 @pytest.mark.parametrize("representation", ["planar", "ambient"])

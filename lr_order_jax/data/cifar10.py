@@ -12,6 +12,7 @@ import pathlib
 
 import numpy as np
 
+from lr_order_jax.cache import directory as cache_directory
 from lr_order_jax.data.images import CLASSES, SIDE, Images
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.progress import say
@@ -20,9 +21,8 @@ SIZES = {"train": 50_000, "test": 10_000}
 
 
 def cache_file() -> pathlib.Path:
-    """Where the arrays are kept: $XDG_CACHE_HOME/lr_order_jax, by default under ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(root) / "lr_order_jax" / "cifar10.npz"
+    """Where the arrays are kept, in the user's cache directory."""
+    return cache_directory() / "cifar10.npz"
 
 
 def load(data_dir: str | None, cache: pathlib.Path | None = None) -> Images:

@@ -206,7 +206,7 @@ class LazyLimit(synthetic.Synthetic):
         memory: Memory = model.stats
         rate, together = read_rate(hypers, phase), hypers.task["together"][phase]
         noise_level = read_activation_noise(hypers, phase)
-        r, g = self.train_outputs(model.params, self.noisy(memory, noise_level), batch)
+        f = self.train_f(model.params, self.noisy(memory, noise_level), batch)
         y = batch.train.y
         lost = rate * hypers.weight_decay  # 1 - a
         log_decay = together * jnp.log1p(-lost)
@@ -214,7 +214,7 @@ class LazyLimit(synthetic.Synthetic):
         steps = jnp.where(
             lost > 0, -jnp.expm1(log_decay) / jnp.where(lost > 0, lost, 1.0), together
         )
-        source = rate * steps * y * jax.nn.sigmoid(-y * (r + g)) / self.fields.n  # gamma (-l')/N
+        source = rate * steps * y * jax.nn.sigmoid(-y * f) / self.fields.n  # gamma (-l')/N
         of_directions = product(source, batch.train.q_coefficients)
         kept, fresh = decay**2 * memory.variance, jnp.float32(0)
         if hypers.tau_xi is not None:

@@ -7,7 +7,9 @@
     lemma_5_3      r(x) - r(-x) against 2 <alpha, x> with alpha in the span of the P-only examples.
                    Computed at each record.
 
-The losses of Lemmas 4.4 and 5.1 and the second difference of Lemma 4.2 need no probe.
+The losses of Lemmas 4.4 and 5.1 and the second difference of Lemma 4.2 need no probe. In the other
+structures of appendix F (see `two_layer`) a unit's activations and outputs are those on one pattern
+alone, and in a convolution, where V is W, what is said of W includes what Q contributes.
 """
 
 from collections.abc import Mapping
@@ -109,6 +111,11 @@ def watch(watched: Mapping[str, Any], hypers: Hypers, phase, grads, m2_grad) -> 
     return after
 
 
+def v_of(params: Mapping[str, Any]) -> Any:
+    """V; in a convolution that is W."""
+    return params.get("V", params["W"])
+
+
 def _squared(tree) -> jax.Array:
     return sum((jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)), start=jnp.float32(0))
 
@@ -132,18 +139,18 @@ def decomposition(stats, params, watched, before_w, before_v, train: Examples) -
     """The variables of the probe `decomposition`.
 
     Args:
-      before_w: function from W to W x1 of the training examples, (n, m_w).
-      before_v: function from V to V x2 at the three directions, (3, m_v).
+      before_w: function from U to W x1 of the training examples, (n, m_w).
+      before_v: function from U to V x2 at the three directions, (3, m_v).
     """
     signal = watched["signal"]
-    differ_w, gap_w = _coupling(stats["w"], before_w(params["W"]), before_w(signal["W"]))
-    differ_v, gap_v = _coupling(stats["v"], before_v(params["V"]), before_v(signal["V"]))
+    differ_w, gap_w = _coupling(stats["w"], before_w(params), before_w(signal))
+    differ_v, gap_v = _coupling(stats["v"], before_v(params), before_v(signal))
     has_p = train.group != 1
     gap_of_examples = product(train.q_coefficients, gap_v)
     moved = _squared(jax.tree.map(jnp.subtract, signal, watched["signal_at_annealing"]))
     return {
         "signal_squared_w": _squared(signal["W"]),
-        "signal_squared_v": _squared(signal["V"]),
+        "signal_squared_v": _squared(v_of(signal)),
         "displacement_squared": jnp.where(watched["annealed"], moved, jnp.nan),
         "activation_difference_w": jnp.mean(differ_w, where=has_p),
         "activation_difference_v": jnp.mean(differ_v),

@@ -310,12 +310,12 @@ def group_loss_sums(f, examples: Examples):
     return product(logistic_loss(f, examples.y), members), jnp.sum(members, axis=0)
 
 
-def count_errors(r, g, y):
-    """Wrong predictions with P alone, Q alone and both patterns, from r(x1) and g(x2): (3,).
+def count_errors(r, g, f, y):
+    """Wrong predictions with P alone, Q alone and both patterns, from r(x1), g(x2) and f(x): (3,).
 
     An output of 0, or one that is not a number, is wrong.
     """
-    return jnp.stack([jnp.sum(~(y * f > 0), dtype=jnp.float32) for f in (r, g, r + g)])
+    return jnp.stack([jnp.sum(~(y * out > 0), dtype=jnp.float32) for out in (r, g, f)])
 
 
 def summarize(section: SyntheticFields, sums: Mapping[str, Any], g) -> dict[str, jax.Array]:
@@ -344,7 +344,8 @@ def summarize(section: SyntheticFields, sums: Mapping[str, Any], g) -> dict[str,
 @dataclasses.dataclass(frozen=True)
 class Synthetic:
     """What all problems on this distribution share. A subclass gives `init`, `tau_xi` and three
-    outputs of its model: r on the training examples, r on the test examples, and g on Q."""
+    outputs of its model: r on the training examples, r on the test examples, and g on Q. Where its
+    output is not r + g, it gives `f` too."""
 
     fields: Any
 
@@ -398,9 +399,13 @@ class Synthetic:
         """g of each example: g(alpha v) = alpha g(v), so g at the three directions is g on all."""
         return product(examples.q_coefficients, self.g_of_directions(params, stats, own))
 
-    def train_outputs(self, params, stats, own) -> tuple[jax.Array, jax.Array]:
-        """r and g of each training example, (n,) and (n,); the model's output is f = r + g."""
-        return self.train_r(params, stats, own), self.g(params, stats, own, own.train)
+    def f(self, params, stats, own, examples: Examples, r) -> jax.Array:
+        """The model's output on each example, whose r is given: f = r + g."""
+        return r + self.g(params, stats, own, examples)
+
+    def train_f(self, params, stats, own) -> jax.Array:
+        """f of each training example, (n,)."""
+        return self.f(params, stats, own, own.train, self.train_r(params, stats, own))
 
     def horizon(self) -> float:
         return self.fields.flow_time_1 + self.fields.flow_time_2
@@ -433,9 +438,9 @@ class Synthetic:
         return data.own
 
     def loss(self, params, stats, batch, noise_level, key):
-        """L(U), the mean logistic loss of f = r + g over the training examples."""
-        r, g = self.train_outputs(params, stats, batch)
-        return jnp.mean(logistic_loss(r + g, batch.train.y)), stats
+        """L(U), the mean logistic loss of f over the training examples."""
+        f = self.train_f(params, stats, batch)
+        return jnp.mean(logistic_loss(f, batch.train.y)), stats
 
     # What theory asks for (`HasTheory`).
 
@@ -487,12 +492,13 @@ class Synthetic:
         return summary, assumptions.describe(summary)
 
     def evaluate(self, data, task, model, index):
-        own = data.own
-        r, g = self.train_outputs(model.params, model.stats, own)
-        loss, count = group_loss_sums(r + g, own.train)
+        own, of_model = data.own, (model.params, model.stats, data.own)
+        r = self.train_r(*of_model)
+        loss, count = group_loss_sums(self.f(*of_model, own.train, r), own.train)
         of_r, _ = group_loss_sums(r, own.train)
-        r = self.test_r(model.params, model.stats, own)
-        wrong = count_errors(r, self.g(model.params, model.stats, own, own.test), own.test.y)
+        r = self.test_r(*of_model)
+        f = self.f(*of_model, own.test, r)
+        wrong = count_errors(r, self.g(*of_model, own.test), f, own.test.y)
         num_test = jnp.float32(own.test.y.shape[0])
         sums = {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}
         return sums | {"loss_of_r": of_r[0] + of_r[2]}

@@ -1,12 +1,25 @@
-"""The two-layer network of section 2 on the paper's distribution: (3.1)-(3.2) on U = [W; V]."""
+"""The two-layer network of section 2 on the paper's distribution: (3.1)-(3.2) on U.
+
+Its `structure` is the main text's, or one of the two of appendix F. m units, second layer u:
+
+    separate      f = w^T relu(W x1) + v^T relu(V x2)     each unit sees one block, U = [W; V]
+    coupled       f = u^T relu(W x1 + V x2)               each unit sees both blocks, U = [W, V]
+    convolution   f = u^T relu(U x1) + u^T relu(U x2)     each filter is applied to both blocks
+
+In all three r and g are the outputs on one pattern alone, f at (x1, 0) and at (0, x2): r(x1) =
+w^T relu(W x1) and g(x2) = v^T relu(V x2) with w = v = u in the last two, and V = W in the
+convolution. Only in the coupled one is f not r + g.
+"""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lr_order_jax import fields
 from lr_order_jax.algorithm import stationary_tau_xi
+from lr_order_jax.fields import ConfigError
 from lr_order_jax.models import two_layer as net
 from lr_order_jax.models.two_layer import product
 from lr_order_jax.problem import Model
@@ -18,6 +31,7 @@ class TwoLayer(synthetic.Synthetic):
 
     @dataclasses.dataclass(frozen=True)
     class Fields(synthetic.SyntheticFields):
+        structure: str = fields.choice("separate", "coupled", "convolution")
         m_w: int = fields.integer(1, outer=True)  # width of W
         m_v: int = fields.integer(1, outer=True)  # width of V
         tau0_w: float = fields.non_negative(outer=True)  # deviation of the initial weights
@@ -29,6 +43,23 @@ class TwoLayer(synthetic.Synthetic):
         probes: tuple[str, ...] = fields.choice(
             *probes.PROBES, many=True, swept=False, optional=True
         )
+
+    @classmethod
+    def build(cls, section):
+        problem = super().build(section)
+        c = problem.fields
+        told = f"config.structure = {c.structure!r}"
+        if c.structure != "separate" and c.m_w != c.m_v:
+            raise ConfigError(f"{told}: m_w = {c.m_w} and m_v = {c.m_v} must be equal")
+        if c.structure == "convolution" and c.tau0_w != c.tau0_v:
+            raise ConfigError(
+                f"{told}: tau0_w = {c.tau0_w:g} and tau0_v = {c.tau0_v:g} must be equal"
+            )
+        if c.structure == "convolution" and c.v_representation != "ambient":
+            raise ConfigError(
+                f"{told}: v_representation = {c.v_representation!r} must be 'ambient'"
+            )
+        return problem
 
     @property
     def variables(self):
@@ -43,15 +74,17 @@ class TwoLayer(synthetic.Synthetic):
         c = self.fields
         key_w, key_v, key_u = jax.random.split(key, 3)
         key_uw, key_uv = jax.random.split(key_u)
-        params = {"W": self._gaussian_w(key_w), "V": self._gaussian_v(key_v)}
-        return Model(
-            params=params,
-            stats={
-                "w": net.second_layer(key_uw, c.m_w, c.u_law),
-                "v": net.second_layer(key_uv, c.m_v, c.u_law),
-            },
-            watched=probes.init(c.probes, params),
-        )
+        params = self._gaussian(key_w, key_v)
+        w = net.second_layer(key_uw, c.m_w, c.u_law)
+        v = net.second_layer(key_uv, c.m_v, c.u_law) if c.structure == "separate" else w
+        return Model(params, stats={"w": w, "v": v}, watched=probes.init(c.probes, params))
+
+    def _gaussian(self, key_w, key_v) -> dict[str, Any]:
+        """N(0, tau_0^2) entrywise, like the parameters; a convolution's V is its W."""
+        blocks = {"W": self._gaussian_w(key_w)}
+        if self.fields.structure != "convolution":
+            blocks["V"] = self._gaussian_v(key_v)
+        return blocks
 
     def _gaussian_w(self, key):
         """N(0, tau_0^2) entrywise, like W."""
@@ -78,6 +111,8 @@ class TwoLayer(synthetic.Synthetic):
                 return values["noise_scale"] * values["tau_xi"]
             return values["noise_scale"] * stationary_tau_xi(tau_0, c.eta_1, values["lam"])
 
+        if c.structure == "convolution":
+            return {"W": block(c.tau0_w)}
         return {"W": block(c.tau0_w), "V": block(c.tau0_v)}
 
     def train_r(self, params, stats, own):
@@ -94,10 +129,21 @@ class TwoLayer(synthetic.Synthetic):
     def g_of_directions(self, params, stats, own):
         if self.fields.v_representation == "planar":
             return net.planar_output(stats["v"], params["V"], self._slopes)
-        return net.block_output(stats["v"], params["V"], own.directions)  # (3.5)
+        return net.block_output(stats["v"], probes.v_of(params), own.directions)  # (3.5)
 
-    def before_v(self, v, own):
+    def f(self, params, stats, own, examples, r):
+        if self.fields.structure != "coupled":
+            return super().f(params, stats, own, examples, r)
+        before_v = product(examples.q_coefficients, self.before_v(params, own))
+        return product(jax.nn.relu(self.before_w(params, examples) + before_v), stats["w"])
+
+    def before_w(self, params, examples):
+        """W x1 of each example, (n, m_w)."""
+        return product(examples.x1, params["W"].T)
+
+    def before_v(self, params, own):
         """V x2 at the three directions, (3, m_v)."""
+        v = probes.v_of(params)
         if self.fields.v_representation == "planar":
             return jnp.stack([net.planar_before(v, slope) for slope in self._slopes])
         return product(own.directions, v.T)
@@ -105,7 +151,7 @@ class TwoLayer(synthetic.Synthetic):
     # Noise before the activations (F.1).
 
     def loss(self, params, stats, batch, noise_level, key):
-        """L(U); with noise before the activations that of f = r + g under fresh noise.
+        """L(U); with noise before the activations that of f under fresh noise.
 
         In `noise_in = "pattern"` the noise decides which units are active and does not enter the
         output: f = N_A(u, U; x) (2.6), A x = U x + noise. In "both" it does both: f = N_A(u, A; x).
@@ -114,27 +160,31 @@ class TwoLayer(synthetic.Synthetic):
         """
         if noise_level is None:
             return super().loss(params, stats, batch, None, key)
-        r, g = self._noisy_outputs(params, stats, batch, noise_level, key)
-        return jnp.mean(synthetic.logistic_loss(r + g, batch.train.y)), stats
+        f = self._noisy_f(params, stats, batch, noise_level, key)
+        return jnp.mean(synthetic.logistic_loss(f, batch.train.y)), stats
 
-    def _noisy_outputs(self, params, stats, own, noise_level, key):
+    def _noisy_f(self, params, stats, own, noise_level, key):
         key_w, key_v = jax.random.split(key)
-        x1, coefficients = own.train.x1, own.train.q_coefficients
-        before_w = product(x1, params["W"].T)
-        before_v = self.before_v(params["V"], own)
-        if self.fields.noise_law == "weights":
-            w = product(x1, self._gaussian_w(key_w).T)
-            v = self.before_v(self._gaussian_v(key_v), own)
-            g = product(coefficients, self._noisy(stats["v"], before_v, noise_level * v))
+        by_weight = self.fields.noise_law == "weights"
+        coupled = self.fields.structure == "coupled"
+        of_examples = lambda v: product(own.train.q_coefficients, v)  # noqa: E731
+        before_w, before_v = self.before_w(params, own.train), self.before_v(params, own)
+        if by_weight:
+            xi = self._gaussian(key_w, key_v)
+            w, v = self.before_w(xi, own.train), self.before_v(xi, own)
+            if coupled:
+                before_v, v = of_examples(before_v), of_examples(v)
         else:
-            length = jnp.linalg.norm(x1, axis=1)[:, None] * self.fields.tau0_w
+            length = jnp.linalg.norm(own.train.x1, axis=1)[:, None] * self.fields.tau0_w
             w = length * jax.random.normal(key_w, before_w.shape)
-            before_v = product(coefficients, before_v)  # of each example, (n, m_v)
-            lengths = jnp.linalg.norm(own.directions, axis=1)
-            length = product(coefficients, lengths)[:, None] * self.fields.tau0_v
-            v = length * jax.random.normal(key_v, before_v.shape)
-            g = self._noisy(stats["v"], before_v, noise_level * v)
-        return self._noisy(stats["w"], before_w, noise_level * w), g
+            before_v = of_examples(before_v)  # (n, m_v)
+            length = of_examples(jnp.linalg.norm(own.directions, axis=1))[:, None]
+            v = length * self.fields.tau0_v * jax.random.normal(key_v, before_v.shape)
+        if coupled:
+            return self._noisy(stats["w"], before_w + before_v, noise_level * (w + v))
+        r = self._noisy(stats["w"], before_w, noise_level * w)
+        g = self._noisy(stats["v"], before_v, noise_level * v)
+        return r + (of_examples(g) if by_weight else g)
 
     def _noisy(self, u, before, noise):
         shown = before + noise if self.fields.noise_in == "both" else before
@@ -146,11 +196,11 @@ class TwoLayer(synthetic.Synthetic):
         def loss_on_m2(w):
             params = model.params | {"W": w}
             if noise_level is None:
-                r, g = self.train_outputs(params, model.stats, batch)
+                f = self.train_f(params, model.stats, batch)
             else:
-                r, g = self._noisy_outputs(params, model.stats, batch, noise_level, key)
+                f = self._noisy_f(params, model.stats, batch, noise_level, key)
             in_m2 = batch.train.group != 0
-            losses = synthetic.logistic_loss(r + g, batch.train.y)
+            losses = synthetic.logistic_loss(f, batch.train.y)
             return jnp.sum(jnp.where(in_m2, losses, 0.0)) / self.fields.n
 
         m2_grad = lambda: jax.grad(loss_on_m2)(model.params["W"])  # noqa: E731
@@ -165,8 +215,8 @@ class TwoLayer(synthetic.Synthetic):
                 stats,
                 model.params,
                 watched,
-                lambda w: product(own.train.x1, w.T),
-                lambda v: self.before_v(v, own),
+                lambda u: self.before_w(u, own.train),
+                lambda u: self.before_v(u, own),
                 own.train,
             )
         if "lemma_5_2" in self.fields.probes:

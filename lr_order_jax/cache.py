@@ -1,0 +1,48 @@
+"""The user's cache directory, and the programs compiled by JAX that are kept in it."""
+
+import contextlib
+import os
+import pathlib
+
+import jax
+
+MOST_BYTES = 2**30
+"""Of kept programs; beyond it the oldest go."""
+
+
+def directory() -> pathlib.Path:
+    """$XDG_CACHE_HOME/lr_order_jax, by default under ~/.cache. Nothing is made here."""
+    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(root) / "lr_order_jax"
+
+
+def keep_programs() -> None:
+    """Lets JAX keep what it compiles, so that the same sweep starts at once the next time.
+
+    Nothing is changed where the environment or the caller has set a cache of JAX
+    (JAX_COMPILATION_CACHE_DIR; JAX_ENABLE_COMPILATION_CACHE=false keeps nothing), nor where the
+    user's cache directory cannot be written.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    folder = directory() / "programs"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        _drop_oldest(folder)
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _drop_oldest(folder: pathlib.Path, most: int = MOST_BYTES) -> None:
+    """Leaves the newest files of at most so many bytes. Other runs may do the same beside us."""
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= most:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
