@@ -81,6 +81,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.mapping = config_dict.placeholder(str)  # "vmap", "map", "unroll" or "loop"; unset: likewise
     c.checkpoint_every = 300.0  # seconds
     c.keep_at = (0.0, 29.0, 60.0)  # the checkpoints after so many epochs are kept for good
+    c.profile = False  # a JAX profiler trace of one chunk, in DIR/profile
 
     if variant == "small":
         c.widen_factor = 4

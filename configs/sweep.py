@@ -73,6 +73,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.mapping = config_dict.placeholder(str)  # "vmap", "map", "unroll" or "loop"; unset: likewise
     c.checkpoint_every = 20.0  # seconds
     c.keep_at = ()  # flow times whose checkpoints are kept for good
+    c.profile = False  # a JAX profiler trace of one chunk, in DIR/profile
 
     if variant == "smoke":
         c.eta_init = (0.2, 0.05)

@@ -23,7 +23,7 @@ def keep_programs() -> None:
     (JAX_COMPILATION_CACHE_DIR; JAX_ENABLE_COMPILATION_CACHE=false keeps nothing), nor where the
     user's cache directory cannot be written.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     folder = directory() / "programs"
     with contextlib.suppress(OSError):

@@ -30,6 +30,7 @@ from lr_order_jax.progress import Progress, say
 
 CHUNK_SECONDS = 1.0  # a chunk is cut to about this, so that a signal is answered soon
 DROP_SHARE = 0.75  # ended columns are dropped once at most this share of them is left
+PROFILED_STEPS = 20  # at most: a trace has an event for each operation
 SLACK = 1e-6  # steps: a point of the time grid is reached although rounding says "almost"
 
 
@@ -143,6 +144,13 @@ class _Run:
         self.members.advance(self.step, count)
         self.fetch(("phase", "phase_counts", "status"))
         self.step += count
+
+    def take_profiled_steps(self, count: int) -> None:
+        """Advances all members and writes a trace of it into DIR/profile."""
+        folder = self.workdir / "profile"
+        with jax.profiler.trace(str(folder)):
+            self.take_steps(count)
+        say(f"profile of {count} steps from step {self.step - count} in {folder}")
 
     @property
     def running(self) -> np.ndarray:
@@ -369,7 +377,7 @@ class _Run:
           Interrupted: after a signal, with everything saved.
         """
         bar = Progress(self.member_steps()[0])
-        saved_at, speed = time.monotonic(), 0.0
+        saved_at, speed, profiled = time.monotonic(), 0.0, False
         try:
             while self.running.any():
                 if self.step == self.target:
@@ -378,7 +386,11 @@ class _Run:
                 most = max(1, int(speed * CHUNK_SECONDS))
                 count = min(self.target - self.step, most)
                 before = self.least_time()
-                self.take_steps(count)
+                if self.spec.how.profile and not profiled and speed:  # not the first: it is cold
+                    count, profiled = min(count, PROFILED_STEPS), True
+                    self.take_profiled_steps(count)
+                else:
+                    self.take_steps(count)
                 speed = count / (time.perf_counter() - start)
                 if self.step == self.target or not self.running.any():
                     self.record()

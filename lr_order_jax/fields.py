@@ -1,9 +1,9 @@
 """Declared configuration fields: which values each may take, and the one error that says so.
 
 A section of the configuration is a frozen dataclass whose fields are made by `integer`, `real`,
-`choice` or `words` below. `parse` turns plain values into such a section or raises `ConfigError`
-with one line: the field, the value and what is allowed. No field has a default here: the defaults
-are those of the config file, which a user can read.
+`choice`, `words`, `switch` or `path` below. `parse` turns plain values into such a section or
+raises `ConfigError` with one line: the field, the value and what is allowed. No field has a default
+here: the defaults are those of the config file, which a user can read.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ class ConfigError(ValueError):
 class Rule:
     """What one value of a field may be.
 
-    `kind` is int, float or str; `allows` tests a value of that kind and `allowed` says the same in
-    words; `many` marks a tuple of values; `swept` one whose values can be an axis of the grid;
-    `optional` lets the field stay unset (None); `is_what` is false for a field that does not change
-    what is computed (a path); `outer` is true for one which the compiled program depends on (a
-    shape), and of which several values are several programs, see `spec.parse_study`.
+    `kind` is int, float, str or bool; `allows` tests a value of that kind and `allowed` says the
+    same in words; `many` marks a tuple of values; `swept` one whose values can be an axis of the
+    grid; `optional` lets the field stay unset (None); `is_what` is false for a field that does not
+    change what is computed (a path); `outer` is true for one which the compiled program depends on
+    (a shape), and of which several values are several programs, see `spec.parse_study`.
     """
 
     kind: type
@@ -93,6 +93,11 @@ def words(allowed: str = "a tuple of names", *, swept: bool = False) -> Any:
     return _field(Rule(str, lambda v: bool(v), allowed, True, swept, optional=not swept))
 
 
+def switch() -> Any:
+    """True or False."""
+    return _field(Rule(bool, lambda v: True, "True or False"))
+
+
 def path() -> Any:
     """A file or directory, or unset. Where data lie does not change what is computed."""
     return _field(Rule(str, lambda v: bool(v), "a path", optional=True, is_what=False))
@@ -131,7 +136,7 @@ def _one(name: str, value: Any, rule: Rule) -> Any:
     wrong = ConfigError(f"config.{name} = {value!r}: must be {rule.allowed}")
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy scalar
         value = value.item()
-    if isinstance(value, bool):
+    if isinstance(value, bool) != (rule.kind is bool):
         raise wrong
     if rule.kind is float and isinstance(value, int):
         try:

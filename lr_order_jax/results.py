@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import xarray as xr
 
 from lr_order_jax import __version__
@@ -506,7 +506,7 @@ def errors_against_shape(
 
 def quantile_95(count: int) -> float:
     """Standard errors in half a 95 % interval of a mean over `count` seeds (Student); NaN for 1."""
-    return float(scipy.stats.t.ppf(0.975, count - 1)) if count > 1 else math.nan
+    return float(scipy.special.stdtrit(count - 1, 0.975)) if count > 1 else math.nan
 
 
 def fit_slope(x: np.ndarray, values: np.ndarray) -> tuple[float, float]:

@@ -40,6 +40,7 @@ class How:
     keep_at: tuple[float, ...] = fields.real(  # times whose checkpoints are never deleted
         "a time >= 0", lambda v: v >= 0, many=True, swept=False, optional=True
     )
+    profile: bool = fields.switch()  # a JAX profiler trace of one chunk
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,7 +127,8 @@ def make_grid(problem: Problem, seeds: Sequence[int], zipped: Sequence[str]) -> 
     data = Data(shared, make_own(keys, shared))
     rows = []
     for s in range(len(seeds)):
-        row = [problem.hypers(values, data_of_seed(data, s)) for values in members]
+        of_seed = data_of_seed(data, s)
+        row = [problem.hypers(values, of_seed) for values in members]
         rows.append(jax.tree.map(lambda *leaves: np.stack(leaves), *row))
     hypers = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     always = fields.swept_fields(type(problem.fields))[0]  # the initial rate
@@ -137,8 +138,14 @@ def make_grid(problem: Problem, seeds: Sequence[int], zipped: Sequence[str]) -> 
 
 def data_of_seed(data: Data, s: int) -> Data:
     """The data of the seed with index s."""
-    own, epoch = jax.tree.map(lambda leaf: leaf[s], (data.own, data.epoch))
+    own, epoch = _row((data.own, data.epoch), s)
     return Data(data.shared, own, epoch)
+
+
+@jax.jit
+def _row(tree: PyTree, index) -> PyTree:
+    """Leaves at an index of their first axis, in one program."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def init_state(problem: Problem, grid: Grid) -> TrainState:

@@ -1,0 +1,212 @@
+"""One table: the package's sweeps beside what its users would otherwise write, on this machine.
+
+    python -m analysis.benchmarks.suite [--workloads=large-32,default-20k] [--rounds=5]
+                                        [--seconds=1] [--out=suite.json]
+
+Workloads, noise on in all of them:
+
+    small-M, large-M    two-layer sweeps of M = 8, 32, 128 members (8 rates, M/8 seeds), V in all d
+                        dimensions: N = 250, d = m = 64; N = d = 400, m = 512
+    default-20k, -100k  configs/sweep.py (30 members), planar V of that many units and g by three
+                        directions on all sides
+    lazy                configs/lazy_limit.py (30 members)
+    wrn-W-M             WideResNet-16-W of configs/patch_cifar.py, M members, batch 64 of 32x32
+
+Systems: `ours` is what the package does by default; the others are in `two_layer.py` and
+`networks.py` here. Each runs in a process of its own and they take turns. Reported are, as medians
+over the rounds,
+
+    ms        a step of one member
+    /ours     this time over ours
+    GFLOP/s   executed: operations of the matrix products that the system does, over the time. The
+              package knows g on all of Q from three directions, where V is in all d dimensions too
+    done      share of the operations that multiplying all rows takes
+    of peak   executed, over the best product of two 1536 x 1536 matrices in the same turns
+    compile   seconds before the second step
+    MiB       peak memory of the process
+
+Executed operations are those of matrix products only, and are not counted for networks and `lazy`.
+"""
+
+import json
+import runpy
+import statistics
+from typing import Any
+
+from absl import app, flags
+
+from analysis.benchmarks import networks, turns, two_layer
+
+_WORKLOADS = flags.DEFINE_list("workloads", None, "Names as above; all by default.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 1.0, "About how long a round of one system is.")
+_LIMIT = flags.DEFINE_float("limit", 600.0, "Seconds within which a system must answer.")
+_OUT = flags.DEFINE_string("out", None, "JSON file for the table.")
+_CHILD = flags.DEFINE_list("child", None, "WORKLOAD,SYSTEM to run here (used internally).")
+
+SIDE = 1536  # of the square matrices whose product is the peak
+NUM_RATES = 8
+
+
+def _shapes(n: int, d: int, m: int) -> dict[str, Any]:
+    return {"n": (n,), "d": (d,), "m_w": (m,), "m_v": (m,), "v_representation": "ambient"}
+
+
+SIZES = {"small": _shapes(250, 64, 64), "large": _shapes(400, 400, 512)}
+WORKLOADS: dict[str, tuple[str, ...]] = {
+    **{f"{size}-{m}": ("ours", *two_layer.SYSTEMS) for size in SIZES for m in (8, 32, 128)},
+    **{f"default-{k}k": ("ours", *two_layer.SYSTEMS) for k in (20, 100)},
+    "lazy": ("ours", "scan:map", "dispatch:loop"),
+    **{
+        f"wrn-{w}-{m}": ("ours", "plain:loop", "plain:unroll", "torch:contiguous", "torch")
+        for w in (1, 4)
+        for m in (1, 4)
+    },
+}
+
+
+def config_of(workload: str) -> dict[str, Any]:
+    """The config of a two-layer or lazy workload, whose members do not end."""
+    kind, _, number = workload.partition("-")
+    file = "lazy_limit" if kind == "lazy" else "sweep"
+    values = dict(runpy.run_path(f"configs/{file}.py")["get_config"]().items())
+    values |= {"num_test": 1, "num_records": 1, "flow_time_1": 1e5, "flow_time_2": 1e5}
+    if kind == "default":
+        values["m_v"] = (1000 * int(number[:-1]),)
+    if kind in SIZES:
+        rates = tuple(0.2 / 2**i for i in range(NUM_RATES))
+        values |= SIZES[kind] | {"eta_init": rates, "eta_2": rates[-1:]}
+        values["num_seeds"] = int(number) // NUM_RATES
+    return values
+
+
+def peak(library: str) -> turns.Take:
+    """Products of two square matrices."""
+    if library == "jax":
+        import jax
+        import jax.numpy as jnp
+
+        jax.config.update("jax_default_matmul_precision", "highest")
+        a, product = jnp.ones((SIDE, SIDE)), jax.jit(jnp.matmul)
+        return lambda start, count: [product(a, a).block_until_ready() for _ in range(count)]
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    matrix = torch.ones(SIDE, SIDE, device=device)
+
+    def take(start, count):
+        for _ in range(count):
+            matrix @ matrix
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return take
+
+
+def make(workload: str, system: str) -> turns.Take:
+    """The system on the workload."""
+    if system.startswith("peak:"):
+        return peak(system.partition(":")[2])
+    if workload.startswith("wrn-"):
+        _, width, members = workload.split("-")
+        whole = runpy.run_path("configs/patch_cifar.py")["get_config"]()
+        whole.batch_size = 64
+        config = networks.prepare(whole, int(width), int(members), "float32")
+        return networks.make("dispatch:unroll" if system == "ours" else system, config, "float32")
+    config = config_of(workload)
+    if system == "ours":
+        return turns.ours(config)
+    if workload == "lazy":
+        return turns.ours(config, *system.split(":"))
+    return two_layer.make(system, two_layer.sweep_of(config))
+
+
+def executed(workload: str, system: str, config: dict[str, Any]) -> tuple[float, float]:
+    """Operations of the matrix products of one member's step: those done, and those of all rows."""
+    d, n, m_w, m_v = (config[name][0] for name in ("d", "n", "m_w", "m_v"))
+    if config["v_representation"] == "planar":  # three directions on all sides
+        whole = 4 * (n * d * m_w + 3 * 2 * m_v)
+        return whole, whole
+    whole = 4 * n * d * (m_w + m_v)
+    return (4 * d * (n * m_w + 3 * m_v) if system == "ours" else whole), whole
+
+
+def measure(workload: str) -> list[dict[str, Any]]:
+    """A row for each system."""
+    systems = (*WORKLOADS[workload], "peak:jax", "peak:torch")
+    module = "analysis.benchmarks.suite"
+    children = {
+        system: turns.Child(module, [f"--child={workload},{system}"], _LIMIT.value)
+        for system in systems
+    }
+
+    def steps(system: str, child: turns.Child) -> int:
+        child.answer(1, 2)  # a scan compiles anew for each length
+        told = child.answer(3, 2)
+        count = max(1, round(2 * _SECONDS.value / told["seconds"])) if told else 1
+        child.answer(5, count)
+        return count
+
+    rows = turns.measure(children, _ROUNDS.value, steps)
+    median = {name: statistics.median(r["seconds"]) for name, r in rows.items() if r["seconds"]}
+    best = max(2 * SIDE**3 / median[name] for name in systems if name in median and "peak" in name)
+    members = 30
+    if workload.startswith(("small", "large", "wrn")):
+        members = int(workload.split("-")[-1])
+    table = []
+    for system in WORKLOADS[workload]:
+        row = {"workload": workload, "system": system, "members": members, **rows[system]}
+        if system in median and "error" not in row:
+            seconds = median[system]
+            row |= {"ms": 1e3 * seconds / members, "to_ours": seconds / median["ours"]}
+            if not workload.startswith(("wrn", "lazy")):
+                done, whole = executed(workload, system, config_of(workload))
+                row |= {"flops": done * members / seconds, "done": done / whole}
+                row |= {"peak_flops": best, "of_peak": row["flops"] / best}
+        table.append(row)
+    return table
+
+
+FORMS = ("{:<12}", "{:<16}", "{:>9}", "{:>7}", "{:>8}", "{:>6}", "{:>8}", "{:>8}", "{:>6}")
+HEAD = ["workload", "system", "ms", "/ours", "GFLOP/s", "done", "of peak", "compile", "MiB"]
+
+
+def line(values: Any) -> str:
+    return " ".join(form.format(value) for form, value in zip(FORMS, values, strict=True))
+
+
+def told(row: dict[str, Any]) -> str:
+    """The line of one row."""
+    if "error" in row or "ms" not in row:
+        failed = [row["workload"], row["system"], "failed", *[""] * 6]
+        return f"{line(failed)} {row.get('error', 'no answer')}"
+    counted = ["-", "-", "-"]
+    if "flops" in row:
+        counted = [f"{row['flops'] / 1e9:.0f}", f"{row['done']:.2f}", f"{row['of_peak']:.2f}"]
+    numbers = [f"{row['ms']:.3f}", f"{row['to_ours']:.2f}", *counted]
+    ends = [f"{row['compile']:.1f}", f"{row['mib']:.0f}"]
+    return line([row["workload"], row["system"], *numbers, *ends])
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    if child := _CHILD.value:
+        turns.serve(lambda: make(*child))
+        return
+    names = _WORKLOADS.value or list(WORKLOADS)
+    for name in names:
+        if name not in WORKLOADS:
+            raise app.UsageError(f"--workloads={name}: must be of {', '.join(WORKLOADS)}")
+    print(line(HEAD), flush=True)
+    table: list[dict[str, Any]] = []
+    for name in names:
+        for row in measure(name):
+            table.append(row)
+            print(told(row), flush=True)
+        if _OUT.value:
+            with open(_OUT.value, "w") as file:
+                json.dump(table, file, indent=2)
+
+
+if __name__ == "__main__":
+    app.run(main)
