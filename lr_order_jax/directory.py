@@ -52,7 +52,9 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
             yield
         except Exception:
             with contextlib.suppress(OSError):
-                if is_new and {p.name for p in workdir.iterdir()} == {".lock"}:
+                if is_new and {p.name for p in workdir.iterdir()} <= {".lock", "checkpoints"}:
+                    if (workdir / "checkpoints").exists():
+                        (workdir / "checkpoints").rmdir()  # fails if it holds any
                     (workdir / ".lock").unlink()
                     workdir.rmdir()
             raise

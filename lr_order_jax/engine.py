@@ -9,7 +9,6 @@ number of members can change a draw.
 """
 
 import enum
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -114,46 +113,62 @@ def runs(batch_sizes: Sequence[int], start: int, count: int) -> Iterator[tuple[i
         yield size, first, 1 + len(rest)
 
 
-def drive(one_step: Callable, how: str, batch_sizes: Sequence[int]) -> Callable:
-    """A function that takes `count` steps from step `start`, from one that takes a single step.
+class Driver:
+    """Takes steps by a function that takes a single one.
 
     Args:
       one_step: (data, hypers, state, step, keys, size) -> state; `size` is static.
-      how: `scan` (one compiled loop; `count` is data, so no length compiles anew) or `dispatch`
-        (one compiled step, called in turn).
+      how: `scan` (one compiled loop; how many steps is data, so no length compiles anew) or
+        `dispatch` (one compiled step, called in turn).
       batch_sizes: of each step of a cycle, as in `Problem`.
-
-    Returns:
-      A function (data, hypers, state, keys, start, count) -> state. It consumes `state`, whose
-      buffers it may overwrite. With a count of 0 it compiles all that it will need.
     """
 
-    @functools.partial(jax.jit, donate_argnums=2, static_argnums=6)
-    def loop(data, hypers, state, keys, start, count, size):
-        def body(i, carry):
-            return one_step(data, hypers, carry, start + i, keys, size)
+    def __init__(self, one_step: Callable, how: str, batch_sizes: Sequence[int]):
+        self._how, self._batch_sizes = how, batch_sizes
 
-        return jax.lax.fori_loop(0, count, body, state)
+        def loop(data, hypers, state, keys, start, count, size):
+            def body(i, carry):
+                return one_step(data, hypers, carry, start + i, keys, size)
 
-    single = jax.jit(one_step, donate_argnums=2, static_argnums=5)
+            return jax.lax.fori_loop(0, count, body, state)
 
-    def advance(data, hypers, state, keys, start, count):
-        if how == "scan":
-            several = [(size, start, 0) for size in set(batch_sizes)]
-            for size, first, steps in runs(batch_sizes, start, count) if count else several:
+        self._loop = jax.jit(loop, donate_argnums=2, static_argnums=6)
+        self._single = jax.jit(one_step, donate_argnums=2, static_argnums=5)
+
+    def __call__(self, data, hypers, state, keys, start: int, count: int):
+        """The state after steps [start, start + count). `state` is consumed: its buffers may be
+        overwritten. With a count of 0 all that will be needed is compiled."""
+        if self._how == "scan":
+            several = [(size, start, 0) for size in set(self._batch_sizes)]
+            for size, first, steps in runs(self._batch_sizes, start, count) if count else several:
                 first, steps = jnp.int32(first), jnp.int32(steps)
-                state = loop(data, hypers, state, keys, first, steps, size)
+                state = self._loop(data, hypers, state, keys, first, steps, size)
             return state
         if count == 0:  # on a copy, and keep the state
-            for size in set(batch_sizes):
+            for size in set(self._batch_sizes):
                 copy = jax.tree.map(jnp.copy, state)
-                single(data, hypers, copy, jnp.int32(start), keys, size)
+                self._single(data, hypers, copy, jnp.int32(start), keys, size)
         for step in range(start, start + count):
-            size = batch_sizes[step % len(batch_sizes)]
-            state = single(data, hypers, state, jnp.int32(step), keys, size)
+            size = self._batch_sizes[step % len(self._batch_sizes)]
+            state = self._single(data, hypers, state, jnp.int32(step), keys, size)
         return state
 
-    return advance
+    def memory(self, data, hypers, state, keys) -> int:
+        """Bytes that the program takes, all it is given included, as the compiler plans it.
+
+        The arguments may be `jax.ShapeDtypeStruct`s: nothing of their size is allocated. What is
+        compiled here is compiled again for a run, unless compiled programs are kept.
+        """
+        step, most = jnp.int32(0), 0
+        for size in set(self._batch_sizes):
+            if self._how == "scan":
+                lowered = self._loop.lower(data, hypers, state, keys, step, step, size)
+            else:
+                lowered = self._single.lower(data, hypers, state, step, keys, size)
+            plan: Any = lowered.compile().memory_analysis()
+            taken = plan.argument_size_in_bytes + plan.temp_size_in_bytes
+            most = max(most, taken + plan.output_size_in_bytes - plan.alias_size_in_bytes)
+        return most
 
 
 def make_evaluate(problem: Problem, how: str) -> Callable:

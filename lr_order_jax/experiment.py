@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lr_order_jax import directory, figures, results, spec, sweep
+from lr_order_jax import directory, figures, memory, results, spec, sweep
 from lr_order_jax.algorithm import NEVER, Status, TrainState
 from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint, by_path
 from lr_order_jax.fields import ConfigError
@@ -94,11 +94,12 @@ class _Run:
         shape = self.grid.shape
         self.history = results.blank_history(self.variables, (*shape, len(self.time)))
         self.next_record = np.zeros(shape, np.int64)  # first point of the grid not yet recorded
-        self.step = self.target = 0  # present step, step of the next event
+        self.step = self.target = 0  # present step, step of the next event; of the present group
+        self.steps_before = 0  # steps of the groups that have ended
+        self.waiting: list[int] = []  # columns of the groups to come
         self.metrics_bytes = 0  # length of metrics.jsonl that belongs to this state
-        state = sweep.init_state(self.problem, self.grid)
-        self.kept: Any = jax.tree.map(np.array, state)  # TrainState on the host, as last fetched
-        self.put_columns(range(shape[1]))
+        self.kept: Any = sweep.init_state(self.problem, self.grid)  # on the host, as last fetched
+        self.columns: list[int] = []  # those on the device
 
     # What is known before the first step.
 
@@ -122,6 +123,41 @@ class _Run:
         for line in lines:
             say(line)
         return found
+
+    # Groups: columns that are on the device at once. Each starts at step 0.
+
+    def columns_at_once(self, waiting: Sequence[int]) -> int:
+        """How many of the columns that wait are trained together: all, if they fit."""
+        if (asked := self.spec.how.group_size) is not None:
+            return min(asked, len(waiting))
+        free = memory.free_on_device()
+        if free is not None and jax.default_backend() == "cpu":
+            free -= memory.HOST_COPIES * memory.size_of(self.kept)
+        need = lambda count: self.members.memory(self.kept, waiting[:count])  # noqa: E731
+        fit = memory.columns_that_fit(need, len(waiting), free)
+        self.tell_memory(len(waiting), fit, need(fit), free)
+        return fit
+
+    def start_group(self, waiting: Sequence[int]) -> None:
+        """Puts the next columns that wait on the device, at step 0. Groups are of even sizes."""
+        groups = -(-len(waiting) // self.columns_at_once(waiting))
+        size = -(-len(waiting) // groups)
+        self.waiting = list(waiting[size:])
+        self.steps_before, self.step, self.target = self.steps_before + self.step, 0, 0
+        self.put_columns(waiting[:size])
+        if groups > 1:
+            say(f"{size} of {len(waiting)} columns of members at once, {groups} groups")
+
+    def tell_memory(self, asked: int, fit: int, taken: int, free: int | None) -> None:
+        """One line on what a member takes and what there is."""
+        seeds, data = len(self.grid.seeds), memory.size_of(self.grid.data)
+        member = max(taken - data, 1) / (fit * seeds)
+        text = f"memory: {memory.human(taken)} for {fit * seeds} members, "
+        text += f"{memory.human(member)} a member and {memory.human(data)} of data"
+        if free is not None:
+            most = int(max(memory.SHARE * free - data, 0) / member)
+            text += f"; {memory.human(free)} free, room for about {most} members at once"
+        say(text)
 
     # The state, and what it says.
 
@@ -153,8 +189,15 @@ class _Run:
         say(f"profile of {count} steps from step {self.step - count} in {folder}")
 
     @property
+    def ended(self) -> np.ndarray:
+        return self.kept.status != Status.RUNNING
+
+    @property
     def running(self) -> np.ndarray:
-        return self.kept.status == Status.RUNNING
+        """Members that have not ended and are on the device."""
+        running = ~self.ended
+        running[:, self.waiting] = False
+        return running
 
     def member_time(self) -> np.ndarray:
         """Time of each member, (S, H) float64."""
@@ -191,13 +234,14 @@ class _Run:
         steps = np.where(self.running, np.minimum(to_record, to_phase_end), NEVER)
         schedule = self.steps_of_schedule_left()
         diverged = (self.kept.status == Status.DIVERGED) & (schedule > 0)
+        diverged[:, [h for h in range(diverged.shape[1]) if h not in self.columns]] = False
         return max(1, int(np.where(diverged, np.minimum(steps, schedule), steps).min()))
 
     def member_steps(self) -> tuple[int, int]:
         """Member-steps taken; these and those at most to come."""
         counts, most = self.kept.phase_counts, self.grid.hypers.phase_steps
         future = np.arange(counts.shape[-1]) >= self.kept.phase[..., None]
-        left = np.where(future & self.running[..., None], most - counts, 0)
+        left = np.where(future & ~self.ended[..., None], most - counts, 0)
         return int(counts.sum()), int(counts.sum() + left.sum())
 
     # Recording.
@@ -208,12 +252,13 @@ class _Run:
         A running member is recorded at the points it has reached. One that ended is recorded for
         the last time at the first point at or after its end; one that diverged is not.
         """
-        ended, now = ~self.running, self.member_time()
+        ended, now = self.ended, self.member_time()
         slack = SLACK * self.at_phase(self.time_per_step)
         reached = np.searchsorted(self.time, now + slack, side="right")
         first_after = np.searchsorted(self.time, now - slack, side="left") + 1
         upto = np.minimum(np.where(ended, first_after, reached), len(self.time))
         due = (self.next_record < upto) & (self.kept.status != Status.DIVERGED)
+        due[:, self.waiting] = False
         if due.any():
             self._write_points(due, upto)
         self.next_record = np.where(due, upto, self.next_record)
@@ -293,7 +338,7 @@ class _Run:
             status=self.kept.status,
             member_times={
                 "annealed_at": np.where(annealed, in_first_phase, np.nan),
-                "ended_at": np.where(self.running, np.nan, self.member_time()),
+                "ended_at": np.where(self.ended, self.member_time(), np.nan),
             },
             seed_variables=self.seed_variables,
             seed_values=self.seed_values,
@@ -311,16 +356,18 @@ class _Run:
         self.fetch()
         with open(self.workdir / "metrics.jsonl", "rb+") as file:
             os.fsync(file.fileno())
-        meta = {
+        meta: dict[str, Any] = {
             "format": 1,
-            "step": self.step,
+            "step": self.steps_before + self.step,
+            "steps_before": self.steps_before,
+            "waiting": self.waiting,
             "time": self.least_time(),
             "target": self.target,
             "columns": self.columns,
             "metrics_bytes": self.metrics_bytes,
             "what": dict(self.spec.what),
         }
-        checkpoints.save(self.step, self._tree(), meta, for_good)
+        checkpoints.save(meta["step"], self._tree(), meta, for_good)
         dataset = self.dataset()
         results.write_results(dataset, self.workdir / "results.nc")
         return dataset
@@ -350,7 +397,8 @@ class _Run:
         self.kept = jax.tree.unflatten(jax.tree.structure(self.kept), leaves)
         self.history = {name: tree["history"][name] for name in self.history}  # in our order
         self.next_record = tree["next_record"]
-        self.step, self.target = meta["step"], meta["target"]
+        self.waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)
+        self.step, self.target = meta["step"] - self.steps_before, meta["target"]
         self.metrics_bytes = meta["metrics_bytes"]
         self.put_columns(meta["columns"])
         return True
@@ -379,7 +427,11 @@ class _Run:
         bar = Progress(self.member_steps()[0])
         saved_at, speed, profiled = time.monotonic(), 0.0, False
         try:
-            while self.running.any():
+            while not self.ended.all():
+                if not self.running.any():
+                    self.start_group(self.waiting)
+                    self.take_steps(0)
+                    self.record()
                 if self.step == self.target:
                     self.target = self.step + self.steps_to_event()
                 start = time.perf_counter()
@@ -415,7 +467,7 @@ class _Run:
         sizes = [f"{len(self.grid.seeds)} seeds"]
         sizes += [f"{len(axis)} {axis.name}" for axis in self.grid.axes]
         say(f"{self.running.size} members ({' x '.join(sizes)}) in {self.workdir}")
-        if not self.running.any():
+        if self.ended.all():
             say("all members have ended: nothing left to run")
             return
         if resumed:
@@ -480,7 +532,9 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
         checkpoints = Checkpoints(workdir / "checkpoints")
         try:
             resumed = this.restore(checkpoints)
-            if not resumed or this.running.any():
+            if not resumed:
+                this.start_group(range(this.grid.shape[1]))
+            if not resumed or not this.ended.all():
                 directory.write_config(workdir, run_spec, this.audit())
             this.open_metrics()
             this.announce(resumed)

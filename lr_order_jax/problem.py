@@ -53,7 +53,7 @@ class Data(NamedTuple):
 
 
 class Ways(NamedTuple):
-    """How a problem's steps are driven and its members mapped; see `engine.drive` and `sweep`."""
+    """How a problem's steps are driven and its members mapped; see `engine.Driver` and `sweep`."""
 
     driving: str
     mapping: str

@@ -36,6 +36,7 @@ class How:
 
     driving: str | None = fields.choice("scan", "dispatch", optional=True)
     mapping: str | None = fields.choice("vmap", "unroll", "map", "loop", optional=True)
+    group_size: int | None = fields.integer(1, optional=True)  # columns of members at once
     checkpoint_every: float = fields.non_negative()  # seconds between checkpoints
     keep_at: tuple[float, ...] = fields.real(  # times whose checkpoints are never deleted
         "a time >= 0", lambda v: v >= 0, many=True, swept=False, optional=True

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lr_order_jax import algorithm, engine, fields
+from lr_order_jax import algorithm, engine, fields, memory
 from lr_order_jax.algorithm import Hypers, Status, TrainState
 from lr_order_jax.engine import Stream
 from lr_order_jax.fields import ConfigError
@@ -149,13 +149,28 @@ def _row(tree: PyTree, index) -> PyTree:
 
 
 def init_state(problem: Problem, grid: Grid) -> TrainState:
-    """The state of all members before the first step, leaves (S, H, ...): one model a seed."""
+    """The state of all members before the first step, host arrays with leaves (S, H, ...).
 
+    One model a seed. A column at a time: more members than fit on the device can be kept here.
+    """
+
+    @jax.jit
+    @jax.vmap
     def of_seed(key, hypers):
         model = problem.init(engine.stream_key(key, Stream.INIT))
-        return jax.vmap(lambda h: algorithm.init_state(h, *model))(hypers)
+        return algorithm.init_state(hypers, *model)
 
-    return jax.jit(jax.vmap(of_seed))(grid.keys, algorithm.on_device(grid.hypers))
+    hypers = algorithm.on_device(grid.hypers)
+    columns = (jax.tree.map(lambda leaf, h=h: leaf[:, h], hypers) for h in range(grid.shape[1]))
+    state: Any = None
+    for h, column in enumerate(columns):
+        made = jax.tree.map(np.asarray, of_seed(grid.keys, column))
+        if state is None:
+            blank = lambda leaf: np.empty((*grid.shape, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
+            state = jax.tree.map(blank, made)
+        for leaf, of_column in zip(jax.tree.leaves(state), jax.tree.leaves(made), strict=True):
+            leaf[:, h] = of_column
+    return state
 
 
 def take_columns(tree: PyTree, columns: Sequence[int]) -> PyTree:
@@ -170,7 +185,7 @@ def place_members(problem: Problem, grid: Grid, driving: str, mapping: str) -> "
     The numbers are the same whichever way, up to rounding.
 
     Args:
-      driving: `scan` or `dispatch`, see `engine.drive`; evaluation follows it.
+      driving: `scan` or `dispatch`, see `engine.Driver`; evaluation follows it.
       mapping: `vmap` (batched arrays; what depends on step and key alone is computed once a seed),
         `map` (a compiled loop over members), `unroll` (members one after the other in one program)
         or `loop` (each in turn by a program for one member).
@@ -213,7 +228,7 @@ class Stacked:
         self._problem, self._grid, self._driving = problem, grid, driving
         self._epochs = _Epochs(problem, grid, lambda data: data)
         sizes = problem.batch_sizes
-        self._advance = engine.drive(mapped_step(problem, mapping), driving, sizes)
+        self._advance = engine.Driver(mapped_step(problem, mapping), driving, sizes)
         self._evaluate = engine.make_evaluate(problem, driving)
         self._measure_in_a_loop = jax.jit(self._measure_due)
         self._pick = jax.jit(lambda tree, s, h: jax.tree.map(lambda leaf: leaf[s, h], tree))
@@ -226,6 +241,18 @@ class Stacked:
     def fetch(self, name: str) -> PyTree:
         """A part of the state on the host, leaves (S, C, ...)."""
         return jax.tree.map(np.asarray, getattr(self._state, name))
+
+    def memory(self, state: TrainState, columns: Sequence[int]) -> int:
+        """Bytes on the device with these columns of a host state there; see `Driver.memory`."""
+        data, _, _ = next(self._epochs(0, 0))
+        hypers = algorithm.on_device(take_columns(self._grid.hypers, columns))
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (leaf.shape[0], len(columns), *leaf.shape[2:]), leaf.dtype
+            ),
+            state,
+        )
+        return self._advance.memory(data, hypers, shapes, self._grid.keys)
 
     def advance(self, start: int, count: int) -> None:
         """Takes steps; 0 of them compile the programs."""
@@ -289,7 +316,7 @@ def _measure_in_turn(problem: Problem, due: np.ndarray, evaluate: Callable) -> d
 
 
 def mapped_step(problem: Problem, mapping: str) -> Callable:
-    """One member's step mapped over stacked members, as `engine.drive` wants it."""
+    """One member's step mapped over stacked members, as `engine.Driver` wants it."""
 
     def vmapped(data, hypers, state, t, keys, size):
         def one(d, h, s, key):
@@ -335,7 +362,7 @@ class Apart:
             ]
 
         step = one if mapping == "loop" else all_of_them
-        self._advance = engine.drive(step, driving, problem.batch_sizes)
+        self._advance = engine.Driver(step, driving, problem.batch_sizes)
         evaluate = engine.make_evaluate(problem, driving)
         self._evaluate = jax.jit(evaluate) if driving == "scan" else evaluate
 
@@ -347,6 +374,16 @@ class Apart:
 
         self._state = [[member(state, s, h) for h in columns] for s in self._rows]
         self._hypers = [[member(hypers, s, h) for h in columns] for s in self._rows]
+
+    def memory(self, state: TrainState, columns: Sequence[int]) -> int:
+        data, _, _ = next(self._epochs(0, 0))
+        hypers = jax.tree.map(lambda leaf: leaf[0, 0], algorithm.on_device(self._grid.hypers))
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), state)
+        if self._mapping == "loop":
+            others = (len(columns) * len(self._rows) - 1) * memory.size_of(shapes)
+            return others + self._advance.memory(data[0], hypers, shapes, self._keys[0])
+        all_hypers, all_shapes = ([[one] * len(columns) for _ in data] for one in (hypers, shapes))
+        return self._advance.memory(data, all_hypers, all_shapes, self._keys)
 
     def fetch(self, name: str) -> PyTree:
         stack = lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves])  # noqa: E731

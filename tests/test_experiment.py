@@ -385,3 +385,12 @@ def test_sweeps_of_every_kind_run_to_the_end(tiny, tmp_path, changes):
     assert ds.attrs["complete"] == 1
     assert json.loads((tmp_path / "run" / "config.json").read_text())["audit"]
     assert (tmp_path / "run" / "figures" / "learning_order.png").exists()
+
+
+def test_a_profile_is_written_once_and_changes_nothing(config, tmp_path, monkeypatch, capsys):
+    run(config(), tmp_path / "plain")
+    run(config(profile=True), tmp_path / "profiled")
+    assert files(tmp_path / "profiled") == files(tmp_path / "plain")
+    folder = tmp_path / "profiled" / "profile"
+    assert capsys.readouterr().err.count(f"in {folder}") == 1
+    assert len(list(folder.rglob("*.trace.json.gz"))) == 1

@@ -1,0 +1,57 @@
+"""Compiled programs are kept in the user's cache directory, unless the user says otherwise."""
+
+import os
+import subprocess
+import sys
+
+from conftest import ROOT
+from test_main import SMOKE, call
+
+from lr_order_jax import cache
+
+
+def test_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    folder = tmp_path / "cache" / "lr_order_jax" / "programs"
+    done = call(SMOKE, f"--workdir={tmp_path / 'one'}", environment=environment)
+    assert done.returncode == 0, done.stderr
+    kept = {path.name for path in folder.iterdir()}
+    assert kept
+    done = call(SMOKE, f"--workdir={tmp_path / 'two'}", environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.iterdir()} == kept  # nothing was compiled anew
+    one, two = ((tmp_path / name / "results.nc").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def kept_by_jax(tmp_path, **environment):
+    """The cache of JAX after `keep_programs` in a fresh process."""
+    code = "import jax; from lr_order_jax import cache; cache.keep_programs(); "
+    code += "print(jax.config.jax_compilation_cache_dir)"
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment = (
+        inherited | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)} | environment
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_what_the_user_set_stands(tmp_path):
+    assert kept_by_jax(tmp_path) == str(tmp_path / "lr_order_jax" / "programs")
+    assert kept_by_jax(tmp_path, JAX_COMPILATION_CACHE_DIR="elsewhere") == "elsewhere"
+
+
+def test_a_cache_that_cannot_be_made_is_done_without(tmp_path):
+    (tmp_path / "file").touch()
+    assert kept_by_jax(tmp_path / "file") == "None"
+
+
+def test_the_oldest_programs_go(tmp_path):
+    for i, name in enumerate("abcd"):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (i, i))
+    cache._drop_oldest(tmp_path, most=250)
+    assert {path.name for path in tmp_path.iterdir()} == {"c", "d"}

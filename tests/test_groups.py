@@ -1,0 +1,127 @@
+"""Groups of members that are trained one after the other, and the memory that asks for them."""
+
+import signal
+
+import numpy as np
+import pytest
+from test_experiment import config, interrupt_after, run  # noqa: F401 (a fixture)
+
+from lr_order_jax import experiment, memory, results, spec, sweep
+from lr_order_jax.fields import ConfigError
+
+RATES = (0.2, 0.11, 0.07, 0.03)
+
+
+@pytest.mark.parametrize("mapping", ["map", "loop"])
+def test_groups_change_no_bit_where_members_are_computed_one_by_one(
+    config,  # noqa: F811
+    tmp_path,
+    mapping,
+):
+    values = {"eta_init": RATES, "mapping": mapping}
+    run(config(**values), tmp_path / "whole")
+    run(config(**values, group_size=2), tmp_path / "groups")
+    whole, groups = ((tmp_path / name / "results.nc").read_bytes() for name in ("whole", "groups"))
+    assert whole == groups
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_groups_differ_by_rounding_alone(config, tmp_path, size):  # noqa: F811
+    """A mapped axis of size 1, in a group or as the last that runs, gives other last digits."""
+    values = {"eta_init": RATES}
+    run(config(**values), tmp_path / "whole")
+    run(config(**values, group_size=size), tmp_path / "groups")
+    whole, groups = (results.read_results(tmp_path / name) for name in ("whole", "groups"))
+    for name in ("train_loss", "second_difference", "test_error_both"):
+        np.testing.assert_allclose(groups[name], whole[name], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(groups["step"], whole["step"])
+
+
+def test_stopping_in_any_group_and_another_size_afterwards_change_nothing(
+    config,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
+    values = {"eta_init": (*RATES, 0.05, 0.04), "keep_at": (1.0,), "mapping": "map"}
+    run(config(**values), tmp_path / "whole")
+    parts = tmp_path / "parts"
+    for updates, size in ((3, 2), (30, 2), (60, 2), (5, 4)):
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, updates, signal.SIGTERM)
+            patch.setattr(experiment, "CHUNK_SECONDS", 0.0)
+            with pytest.raises(experiment.Interrupted):
+                run(config(**values, group_size=size), parts)
+    told = capsys.readouterr().err
+    assert "2 of 6 columns of members at once, 3 groups" in told
+    assert results.read_results(parts).attrs["complete"] == 0
+    run(config(**values), parts)
+    assert (parts / "results.nc").read_bytes() == (tmp_path / "whole" / "results.nc").read_bytes()
+    lines = {name: (tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")}
+    assert sorted(lines["parts"].splitlines()) == sorted(lines["whole"].splitlines())
+
+
+def test_what_does_not_fit_is_split_and_what_cannot_is_refused(
+    config,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
+    values = {"eta_init": RATES, "mapping": "map"}
+    parsed = spec.parse(config(**values))
+    grid = sweep.make_grid(parsed.problem, parsed.seeds, ())
+    state = sweep.init_state(parsed.problem, grid)
+    members = sweep.place_members(parsed.problem, grid, *parsed.ways)
+    taken = {k: members.memory(state, range(k)) for k in (2, 3, 4)}
+    kept = memory.HOST_COPIES * memory.size_of(state)
+    free = kept + (taken[2] + taken[3]) / 2 / memory.SHARE
+    monkeypatch.setattr(memory, "free_on_host", lambda: free)
+    run(config(**values), tmp_path / "split")
+    told = capsys.readouterr().err
+    assert "2 of 4 columns of members at once, 2 groups" in told
+    assert f"memory: {memory.human(taken[2])} for 4 members" in told
+    monkeypatch.setattr(memory, "free_on_host", lambda: None)
+    run(config(**values), tmp_path / "whole")
+    whole, split = ((tmp_path / name / "results.nc").read_bytes() for name in ("whole", "split"))
+    assert whole == split
+    monkeypatch.setattr(memory, "free_on_host", lambda: kept + 100)
+    with pytest.raises(ConfigError, match="for one member of each seed, of 80 bytes"):
+        run(config(**values), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("driving", "mapping"),
+    [("scan", "vmap"), ("scan", "map"), ("dispatch", "unroll"), ("dispatch", "loop")],
+)
+def test_a_member_takes_at_least_its_weights_and_memory_grows_with_members(
+    config,  # noqa: F811
+    driving,
+    mapping,
+):
+    parsed = spec.parse(config(eta_init=RATES, m_v=20_000))
+    grid = sweep.make_grid(parsed.problem, parsed.seeds, ())
+    state = sweep.init_state(parsed.problem, grid)
+    members = sweep.place_members(parsed.problem, grid, driving, mapping)
+    taken = [members.memory(state, range(k)) for k in (2, 4)]
+    column = memory.size_of(state) / len(RATES)  # of two seeds
+    assert taken[0] >= 2 * column
+    assert column <= (taken[1] - taken[0]) / 2 <= 8 * column
+
+
+def test_columns_that_fit():
+    need = lambda count: 1000 + 100 * count  # noqa: E731
+    assert memory.columns_that_fit(need, 50, None) == 50
+    assert memory.columns_that_fit(need, 50, 7500) == 50
+    assert memory.columns_that_fit(need, 50, 5000) == 30
+    assert memory.columns_that_fit(need, 50, 1375) == 1
+    with pytest.raises(ConfigError, match="1\\.07 KiB for one member"):
+        memory.columns_that_fit(need, 50, 1374)
+    assert [memory.human(v) for v in (5, 2048, 3 * 2**20, 5.5 * 2**30)] == [
+        *("5 bytes", "2 KiB", "3 MiB", "5.5 GiB")
+    ]
+
+
+def test_the_host_tells_what_is_free():
+    free = memory.free_on_host()
+    assert free is None or free > 2**20
