@@ -13,8 +13,8 @@ PACKAGE = ROOT / "lr_order_jax"
 
 # Each room may import those on the floors below it, never one above.
 FLOORS = [
-    {"fields", "progress", "algorithm"},
-    {"problem", "models", "data"},
+    {"cache", "fields", "progress", "algorithm"},
+    {"memory", "problem", "models", "data"},
     {"engine", "problems"},
     {"sweep"},
     {"spec", "results", "checkpoint"},
