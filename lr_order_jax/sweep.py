@@ -124,7 +124,9 @@ def make_grid(problem: Problem, seeds: Sequence[int], zipped: Sequence[str]) -> 
 
         return jax.lax.map(of_seed, keys)
 
-    data = Data(shared, make_own(keys, shared))
+    # An error of the device (no memory) is raised here: XLA's CPU backend can wait for ever where
+    # another program reads what has failed.
+    data = Data(shared, jax.block_until_ready(make_own(keys, shared)))
     rows = []
     for s in range(len(seeds)):
         of_seed = data_of_seed(data, s)
