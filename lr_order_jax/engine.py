@@ -156,8 +156,8 @@ class Driver:
     def memory(self, data, hypers, state, keys) -> int:
         """Bytes that the program takes, all it is given included, as the compiler plans it.
 
-        The arguments may be `jax.ShapeDtypeStruct`s: nothing of their size is allocated. What is
-        compiled here is compiled again for a run, unless compiled programs are kept.
+        The arguments may be `jax.ShapeDtypeStruct`s: nothing of their size is allocated. A run of
+        the same shapes takes the program that is compiled here.
         """
         step, most = jnp.int32(0), 0
         for size in set(self._batch_sizes):

@@ -10,6 +10,7 @@ part of the checkpoint.
 Time is counted on the host from integer step counts and float64 rates: sums of float32 rates drift.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -133,7 +134,7 @@ class _Run:
         free = memory.free_on_device()
         if free is not None and jax.default_backend() == "cpu":
             free -= memory.HOST_COPIES * memory.size_of(self.kept)
-        need = lambda count: self.members.memory(self.kept, waiting[:count])  # noqa: E731
+        need = functools.cache(lambda count: self.members.memory(self.kept, waiting[:count]))
         fit = memory.columns_that_fit(need, len(waiting), free)
         self.tell_memory(len(waiting), fit, need(fit), free)
         return fit
@@ -432,6 +433,7 @@ class _Run:
                     self.start_group(self.waiting)
                     self.take_steps(0)
                     self.record()
+                    continue  # none of them may be running
                 if self.step == self.target:
                     self.target = self.step + self.steps_to_event()
                 start = time.perf_counter()

@@ -206,7 +206,7 @@ def test_the_noise_part_is_stationary_at_eta_1_and_relaxes_after_annealing():
     grid.hypers.rates[:] = [eta_1, eta_2]
     grid.hypers.phase_steps[:] = [100, NEVER]
     members = sweep.place_members(problem, grid, "scan", "vmap")
-    members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(1))
+    members.put(sweep.init_state(problem, grid), range(1))
 
     def variance_after(start, count):
         members.advance(start, count)

@@ -101,7 +101,7 @@ def test_the_memory_equals_the_sum_over_all_past_steps(values, noise):
     problem = spec.parse(values(**changes, flow_time_1=6.0, flow_time_2=16.0)).problem
     grid = sweep.make_grid(problem, (3,), ())
     members = sweep.place_members(problem, grid, "scan", "vmap")
-    members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(2))
+    members.put(sweep.init_state(problem, grid), range(2))
     members.advance(0, 90)
     stats = members.fetch("stats")
     data = sweep.data_of_seed(grid.data, 0).own
@@ -131,7 +131,7 @@ def test_steps_taken_together_are_as_good_and_cost_less(values):
         grid = sweep.make_grid(problem, (0,), ())
         steps = int(grid.hypers.phase_steps.sum(axis=-1).max())
         members = sweep.place_members(problem, grid, "scan", "vmap")
-        members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(2))
+        members.put(sweep.init_state(problem, grid), range(2))
         members.advance(0, steps)
         ends.append((steps, members.fetch("stats"), members.measure(np.ones((1, 2), bool))))
     (each, memory, measured), (at_once, short_memory, short) = ends
@@ -159,7 +159,7 @@ def test_without_noise_nothing_is_forgotten(values):
     grid = sweep.make_grid(problem, (0,), ())
     assert grid.hypers.tau_xi is None
     members = sweep.place_members(problem, grid, "scan", "vmap")
-    members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(1))
+    members.put(sweep.init_state(problem, grid), range(1))
     members.advance(0, 20)
     memory = members.fetch("stats")
     np.testing.assert_allclose(memory.p_self[0, 0], np.broadcast_to(memory.p_linear[0], (40, 30)))
@@ -188,7 +188,7 @@ def test_a_wide_network_follows_the_limit(values, tiny):
     for problem in (limit, net):
         grid = sweep.make_grid(problem, range(8), ())
         members = sweep.place_members(problem, grid, "scan", "vmap")
-        members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(2))
+        members.put(sweep.init_state(problem, grid), range(2))
         members.advance(0, 800)
         ends.append(members.measure(np.ones((8, 2), bool)))
     for name, bound in (("second_difference", 0.2), ("train_loss", 0.05)):

@@ -29,7 +29,7 @@ WAYS = [
 
 def start(problem, seeds=(0, 1)):
     grid = sweep.make_grid(problem, seeds, ())
-    return grid, jax.tree.map(np.array, sweep.init_state(problem, grid))
+    return grid, sweep.init_state(problem, grid)
 
 
 def fetch(members):

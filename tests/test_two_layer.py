@@ -112,7 +112,7 @@ def final_second_differences(tiny, representation, seeds):
     problem = spec.parse(values).problem
     grid = sweep.make_grid(problem, seeds, ())
     members = sweep.place_members(problem, grid, "scan", "vmap")
-    members.put(jax.tree.map(np.array, sweep.init_state(problem, grid)), range(1))
+    members.put(sweep.init_state(problem, grid), range(1))
     members.advance(0, 60)
     g = jax.vmap(problem.g_of_directions)(
         *(jax.tree.map(lambda leaf: leaf[:, 0], members.fetch(n)) for n in ("params", "stats")),

@@ -1,7 +1,8 @@
 """The WideResNet of a config of `patch_cifar` trained by the package, by the same step without its
 engine, and by PyTorch. Each way is a function take(start, count), see `turns`.
 
-    DRIVING:MAPPING     the package's programs
+    ours                the package's programs, in its default way
+    DRIVING:MAPPING     the same in this way
     plain:loop          one jitted step a member, called in turn
     plain:unroll        one jit with all members inside
     torch               PyTorch, channels last, members in turn
@@ -136,4 +137,6 @@ def make(way: str, config: Any, dtype: str) -> turns.Take:
 
     if dtype == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")
+    if way == "ours":
+        return turns.ours(config)
     return plain(config, mapping) if kind == "plain" else turns.ours(config, kind, mapping)

@@ -10,12 +10,11 @@ is as unkind to each; medians are printed. A record evaluates every member once.
 import statistics
 import time
 
-import jax
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from lr_order_jax import spec, sweep
+from analysis.benchmarks import turns
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.problems.probes import PROBES
 
@@ -28,12 +27,8 @@ class Variant:
     """The members of a config with some probes, placed and compiled."""
 
     def __init__(self, config, probes: tuple[str, ...]):
-        run_spec = spec.parse({**dict(config.items()), "probes": probes})
-        grid = sweep.make_grid(run_spec.problem, run_spec.seeds, run_spec.common.zipped)
-        self.members = sweep.place_members(run_spec.problem, grid, *run_spec.ways)
-        state = jax.tree.map(np.array, sweep.init_state(run_spec.problem, grid))
-        self.members.put(state, range(grid.shape[1]))
-        self.all = np.ones(grid.shape, bool)
+        self.members, shape = turns.placed({**dict(config.items()), "probes": probes})
+        self.all = np.ones(shape, bool)
         self.step = 0
         self.advance(1)
         self.record()

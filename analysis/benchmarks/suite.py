@@ -29,6 +29,7 @@ Executed operations are those of matrix products only, and are not counted for n
 """
 
 import json
+import math
 import runpy
 import statistics
 from typing import Any
@@ -112,7 +113,7 @@ def make(workload: str, system: str) -> turns.Take:
         whole = runpy.run_path("configs/patch_cifar.py")["get_config"]()
         whole.batch_size = 64
         config = networks.prepare(whole, int(width), int(members), "float32")
-        return networks.make("dispatch:unroll" if system == "ours" else system, config, "float32")
+        return networks.make(system, config, "float32")
     config = config_of(workload)
     if system == "ours":
         return turns.ours(config)
@@ -121,7 +122,7 @@ def make(workload: str, system: str) -> turns.Take:
     return two_layer.make(system, two_layer.sweep_of(config))
 
 
-def executed(workload: str, system: str, config: dict[str, Any]) -> tuple[float, float]:
+def executed(system: str, config: dict[str, Any]) -> tuple[float, float]:
     """Operations of the matrix products of one member's step: those done, and those of all rows."""
     d, n, m_w, m_v = (config[name][0] for name in ("d", "n", "m_w", "m_v"))
     if config["v_representation"] == "planar":  # three directions on all sides
@@ -158,9 +159,12 @@ def measure(workload: str) -> list[dict[str, Any]]:
         row = {"workload": workload, "system": system, "members": members, **rows[system]}
         if system in median and "error" not in row:
             seconds = median[system]
-            row |= {"ms": 1e3 * seconds / members, "to_ours": seconds / median["ours"]}
+            row |= {
+                "ms": 1e3 * seconds / members,
+                "to_ours": seconds / median.get("ours", math.nan),
+            }
             if not workload.startswith(("wrn", "lazy")):
-                done, whole = executed(workload, system, config_of(workload))
+                done, whole = executed(system, config_of(workload))
                 row |= {"flops": done * members / seconds, "done": done / whole}
                 row |= {"peak_flops": best, "of_peak": row["flops"] / best}
         table.append(row)

@@ -36,18 +36,21 @@ def serve(make: Callable[[], Take]) -> None:
         print(json.dumps({"seconds": time.perf_counter() - start, "mib": peak_mib()}), flush=True)
 
 
-def ours(config: Any, driving: str | None = None, mapping: str | None = None) -> Take:
-    """The package's own programs; in its default way unless one is named."""
-    import jax
-    import numpy as np
-
+def placed(config: Any) -> tuple[Any, tuple[int, int]]:
+    """The members of a config before the first step, on the device, and the shape of their grid."""
     from lr_order_jax import spec, sweep
 
-    parsed = spec.parse({**dict(config.items()), "driving": driving, "mapping": mapping})
+    parsed = spec.parse(config)
     grid = sweep.make_grid(parsed.problem, parsed.seeds, parsed.common.zipped)
     members = sweep.place_members(parsed.problem, grid, *parsed.ways)
-    state = jax.tree.map(np.array, sweep.init_state(parsed.problem, grid))
-    members.put(state, range(grid.shape[1]))
+    members.put(sweep.init_state(parsed.problem, grid), range(grid.shape[1]))
+    return members, grid.shape
+
+
+def ours(config: Any, driving: str | None = None, mapping: str | None = None) -> Take:
+    """The package's own programs; in its default way unless one is named."""
+    how = {"driving": driving, "mapping": mapping}
+    members, _ = placed({**dict(config.items()), **how})
 
     def take(start, count):
         members.advance(start, count)

@@ -39,14 +39,12 @@ class Sweep:
 
 def sweep_of(config: Any) -> Sweep:
     """The sweep of a config of `two_layer` with eta_init and seeds as its only axes."""
-    import jax
-
     from lr_order_jax import spec, sweep
 
     parsed = spec.parse(config)
     c: Any = parsed.problem.fields
     grid = sweep.make_grid(parsed.problem, parsed.seeds, ())
-    state = jax.tree.map(np.array, sweep.init_state(parsed.problem, grid))
+    state = sweep.init_state(parsed.problem, grid)
     train = grid.data.own.train
     x2, directions, v = np.asarray(train.q_coefficients), None, state.params["V"]
     if isinstance(v, dict):
