@@ -166,7 +166,13 @@ def gradient_noise(key, params: PyTree) -> PyTree:
 def noisy_gradient(grads: PyTree, xi: PyTree, tau_xi: PyTree) -> PyTree:
     """grad + tau_xi xi, block by block; `tau_xi` is a prefix of the tree: one number a block."""
     tau_of_leaf = jax.tree.broadcast(tau_xi, grads)
-    return jax.tree.map(lambda g, x, tau: g + tau * x, grads, xi, tau_of_leaf)
+
+    def add(g, x, tau):
+        # x either way. But vmap now has x along the axis of g's members: the product of a shared
+        # array and a member's number it would put along the first, and XLA move the whole of it.
+        return g + tau * jnp.where(g == g, x, x)
+
+    return jax.tree.map(add, grads, xi, tau_of_leaf)
 
 
 def gradient_step(params: PyTree, grads: PyTree, rate, weight_decay) -> PyTree:

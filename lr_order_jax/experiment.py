@@ -32,6 +32,7 @@ from lr_order_jax.progress import Progress, say
 CHUNK_SECONDS = 1.0  # a chunk is cut to about this, so that a signal is answered soon
 DROP_SHARE = 0.75  # ended columns are dropped once at most this share of them is left
 PROFILED_STEPS = 20  # at most: a trace has an event for each operation
+FORMAT = 2  # of the state in checkpoints: to be raised where it changes and its shapes may not
 SLACK = 1e-6  # steps: a point of the time grid is reached although rounding says "almost"
 
 
@@ -358,7 +359,7 @@ class _Run:
         with open(self.workdir / "metrics.jsonl", "rb+") as file:
             os.fsync(file.fileno())
         meta: dict[str, Any] = {
-            "format": 1,
+            "format": FORMAT,
             "step": self.steps_before + self.step,
             "steps_before": self.steps_before,
             "waiting": self.waiting,
@@ -389,7 +390,7 @@ class _Run:
             raise ConfigError(f"{checkpoints.directory}: belongs to another config: {told}")
         ours, stored = by_path(self._tree()), by_path(tree)
         layouts = [{path: (a.shape, a.dtype) for path, a in t.items()} for t in (ours, stored)]
-        if meta.get("format") != 1 or layouts[0] != layouts[1]:
+        if meta.get("format") != FORMAT or layouts[0] != layouts[1]:
             raise ConfigError(
                 f"{checkpoints.directory}: its checkpoints are of another version of "
                 "lr_order_jax; give a new --workdir"

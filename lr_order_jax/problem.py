@@ -176,6 +176,15 @@ class DrawsEpochs(Protocol):
 
 
 @runtime_checkable
+class TrimsData(Protocol):
+    """A problem that leaves out what is zero in the data of every seed."""
+
+    def trim_data(self, own: PyTree) -> PyTree:
+        """The own data of all seeds, leaves (S, ...), before anything is computed from them."""
+        ...
+
+
+@runtime_checkable
 class MovesItself(Protocol):
     """A problem whose state is not weights brings its own update: it also has `move`."""
 

@@ -10,6 +10,7 @@ On the device the members are `Stacked` (the same arrays, mapped by `vmap` or a 
 `Apart` (arrays of their own, one after the other in one program, or each in a program of its own).
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from lr_order_jax import algorithm, engine, fields, memory
 from lr_order_jax.algorithm import Hypers, Status, TrainState
 from lr_order_jax.engine import Stream
 from lr_order_jax.fields import ConfigError
-from lr_order_jax.problem import Data, Model, Problem
+from lr_order_jax.problem import Data, Model, Problem, TrimsData
 
 PyTree = Any
 
@@ -126,7 +127,8 @@ def make_grid(problem: Problem, seeds: Sequence[int], zipped: Sequence[str]) -> 
 
     # An error of the device (no memory) is raised here: XLA's CPU backend can wait for ever where
     # another program reads what has failed.
-    data = Data(shared, jax.block_until_ready(make_own(keys, shared)))
+    own = jax.block_until_ready(make_own(keys, shared))
+    data = Data(shared, problem.trim_data(own) if isinstance(problem, TrimsData) else own)
     rows = []
     for s in range(len(seeds)):
         of_seed = data_of_seed(data, s)
@@ -223,38 +225,65 @@ class _Epochs:
             yield self._drawn[1], first, steps
 
 
+def members_axis(mapping: str, ndim: int) -> int:
+    """Where on the device the members of a seed stand in a leaf of `ndim` axes, seeds first.
+
+    For `vmap` before the last axis: (S, d, C, m). The product of data (n, d) with the weights
+    (d, m) of all members is then one of (n, d) with (d, C m), and so is that for their gradient.
+    A compiled loop goes along the first axis after the seeds.
+    """
+    return max(1, ndim - 2) if mapping == "vmap" else 1
+
+
+def arranged(mapping: str, tree: PyTree) -> PyTree:
+    """Host leaves (S, C, ...) as the device has them."""
+    return jax.tree.map(lambda leaf: np.moveaxis(leaf, 1, members_axis(mapping, leaf.ndim)), tree)
+
+
 class Stacked:
-    """Members as arrays with leaves (S, C, ...): S seeds, C columns of hyperparameters."""
+    """Members in common arrays, see `members_axis`: S seeds, C columns of hyperparameters."""
 
     def __init__(self, problem: Problem, grid: Grid, driving: str, mapping: str):
         self._problem, self._grid, self._driving = problem, grid, driving
+        self._mapping, self._axis = mapping, functools.partial(members_axis, mapping)
         self._epochs = _Epochs(problem, grid, lambda data: data)
         sizes = problem.batch_sizes
         self._advance = engine.Driver(mapped_step(problem, mapping), driving, sizes)
         self._evaluate = engine.make_evaluate(problem, driving)
         self._measure_in_a_loop = jax.jit(self._measure_due)
-        self._pick = jax.jit(lambda tree, s, h: jax.tree.map(lambda leaf: leaf[s, h], tree))
+        self._pick = jax.jit(self._of_member)
+
+    def _of_member(self, tree: PyTree, s, h) -> PyTree:
+        """The leaves of one member."""
+
+        def index(leaf):
+            return jax.lax.dynamic_index_in_dim(leaf[s], h, self._axis(leaf.ndim) - 1, False)
+
+        return jax.tree.map(index, tree)
 
     def put(self, state: TrainState, columns: Sequence[int]) -> None:
         """Puts these columns of a host state, and no others, on the device."""
-        self._state = jax.device_put(take_columns(state, columns))
+        taken = arranged(self._mapping, take_columns(state, columns))
+        self._state = jax.device_put(taken)
         self._hypers = algorithm.on_device(take_columns(self._grid.hypers, columns))
 
     def fetch(self, name: str) -> PyTree:
         """A part of the state on the host, leaves (S, C, ...)."""
-        return jax.tree.map(np.asarray, getattr(self._state, name))
+        part = jax.tree.map(np.asarray, getattr(self._state, name))
+        return jax.tree.map(lambda leaf: np.moveaxis(leaf, self._axis(leaf.ndim), 1), part)
 
     def memory(self, state: TrainState, columns: Sequence[int]) -> int:
         """Bytes on the device with these columns of a host state there; see `Driver.memory`."""
         data, _, _ = next(self._epochs(0, 0))
         hypers = algorithm.on_device(take_columns(self._grid.hypers, columns))
-        shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                (leaf.shape[0], len(columns), *leaf.shape[2:]), leaf.dtype
-            ),
-            state,
-        )
-        return self._advance.memory(data, hypers, shapes, self._grid.keys)
+
+        def planned(leaf):
+            shape = [leaf.shape[0], *leaf.shape[2:]]
+            shape.insert(self._axis(leaf.ndim), len(columns))
+            return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+        planned_state = jax.tree.map(planned, state)
+        return self._advance.memory(data, hypers, planned_state, self._grid.keys)
 
     def advance(self, start: int, count: int) -> None:
         """Takes steps; 0 of them compile the programs."""
@@ -272,27 +301,29 @@ class Stacked:
         Returns:
           {variable: (S, C, ...) array, NaN where not due}.
         """
-        data, of_all = self._grid.data, (self._hypers.task, _model(self._state))
+        data, tasks, models = self._grid.data, self._hypers.task, _model(self._state)
         if self._driving == "scan":
             order = np.argsort(~due, axis=1, kind="stable").astype(np.int32)
             counts = due.sum(axis=1).astype(np.int32)
-            values = self._measure_in_a_loop(data, of_all, order, counts)
+            values = self._measure_in_a_loop(data, tasks, models, order, counts)
             return {name: np.asarray(v) for name, v in values.items()}
 
         def one(s, h):
-            of_member = self._pick(of_all, jnp.int32(s), jnp.int32(h))
-            return self._evaluate(data_of_seed(data, s), *of_member)
+            task = jax.tree.map(lambda leaf: leaf[s, h], tasks)
+            model = self._pick(models, jnp.int32(s), jnp.int32(h))
+            return self._evaluate(data_of_seed(data, s), task, model)
 
         return _measure_in_turn(self._problem, due, one)
 
-    def _measure_due(self, data, of_all, order, counts):
+    def _measure_due(self, data, tasks, models, order, counts):
         def row(of_seed):
-            own, of_members, columns, count = of_seed
+            own, s, tasks_of_seed, columns, count = of_seed
 
             def one(i, out):
                 h = columns[i]
-                of_member = jax.tree.map(lambda leaf: leaf[h], of_members)
-                values = self._evaluate(Data(data.shared, own), *of_member)
+                task = jax.tree.map(lambda leaf: leaf[h], tasks_of_seed)
+                model = self._of_member(models, s, h)
+                values = self._evaluate(Data(data.shared, own), task, model)
                 return {name: out[name].at[h].set(v) for name, v in values.items()}
 
             blank = {
@@ -301,7 +332,8 @@ class Stacked:
             }
             return jax.lax.fori_loop(0, count, one, blank)
 
-        return jax.lax.map(row, (data.own, of_all, order, counts))
+        seeds = jnp.arange(len(counts), dtype=jnp.int32)
+        return jax.lax.map(row, (data.own, seeds, tasks, order, counts))
 
 
 def _model(state: TrainState) -> Model:
@@ -324,7 +356,8 @@ def mapped_step(problem: Problem, mapping: str) -> Callable:
         def one(d, h, s, key):
             return engine.train_step(problem, d, h, s, t, key, size)[0]
 
-        over_hypers = jax.vmap(one, in_axes=(None, 0, 0, None))
+        axes = jax.tree.map(lambda leaf: members_axis(mapping, leaf.ndim) - 1, state)
+        over_hypers = jax.vmap(one, in_axes=(None, 0, axes, None), out_axes=axes)
         over_seeds = jax.vmap(over_hypers, in_axes=(Data(None, 0, 0), 0, 0, 0))
         return over_seeds(data, hypers, state, keys)
 

@@ -270,6 +270,7 @@ def test_no_noise_is_drawn_where_no_member_has_any(tiny):
     grid = sweep.make_grid(problem, (0,), ())
     assert grid.hypers.tau_xi is None
     step = lambda *a: sweep.mapped_step(problem, "vmap")(*a, 1)  # noqa: E731
-    arguments = grid.data, algorithm.on_device(grid.hypers), sweep.init_state(problem, grid)
+    state = sweep.arranged("vmap", sweep.init_state(problem, grid))
+    arguments = grid.data, algorithm.on_device(grid.hypers), state
     text = str(jax.make_jaxpr(step)(*arguments, jnp.int32(0), grid.keys))
     assert "random_bits" not in text

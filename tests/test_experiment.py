@@ -345,7 +345,7 @@ def test_a_refused_config_makes_no_directory(config, tmp_path):
 def test_the_checkpoint_holds_what_analysis_needs(config, tmp_path):
     ds = run(config(), tmp_path / "run")
     tree, meta = checkpoint.restore(tmp_path / "run")
-    assert tree["params"]["W"].shape == (2, 3, 4, 6)
+    assert tree["params"]["W"].shape == (2, 3, 6, 4)
     assert tree["params"]["V"]["z"].shape == (2, 3, 8)
     np.testing.assert_array_equal(tree["history"]["train_loss"], ds["train_loss"])
     assert meta["step"] == int(ds["step"].max())

@@ -56,6 +56,8 @@ def exact(problem, data, hypers, steps):
     sum over all past steps as it stands, in float64."""
     train, test = data.train, data.test
     x1, y, c = (np.asarray(a, np.float64) for a in (train.x1, train.y, train.q_coefficients))
+    assert len(x1) < len(y)  # those without P pattern are left out
+    x1 = np.pad(x1, [(0, len(y) - len(x1)), (0, 0)])
     t1 = np.asarray(test.x1, np.float64)
     directions = np.asarray(data.directions, np.float64)
     rates, decay, tau = np.asarray(hypers.rates), float(hypers.weight_decay), float(hypers.tau_xi)

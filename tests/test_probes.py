@@ -142,9 +142,9 @@ def test_what_the_probes_tell_against_numpy(tiny, structure):
     assert values["displacement_squared"] == pytest.approx(moved, rel=1e-4)
     differ = {}
     for block, x, u in (("W", train.x1, stats["w"]), ("V", x2, stats["v"])):
-        by_u = x @ params[block].T >= 0
-        by_noise = x @ (params[block] - of_signal[block]).T >= 0
-        gap = (by_u * (x @ params[block].T)) @ u - (by_noise * (x @ params[block].T)) @ u
+        by_u = x @ params[block] >= 0
+        by_noise = x @ (params[block] - of_signal[block]) >= 0
+        gap = (by_u * (x @ params[block])) @ u - (by_noise * (x @ params[block])) @ u
         name = f"output_gap_{block.lower()}"
         assert values[name] == pytest.approx(np.sqrt(np.mean(gap**2)), rel=1e-3)
         assert values[name] > 0
@@ -152,17 +152,17 @@ def test_what_the_probes_tell_against_numpy(tiny, structure):
     assert values["activation_difference_w"] == pytest.approx(differ["W"], rel=1e-5)
     assert 0 < values["activation_difference_v"] < 1
     # Lemmas 4.4 and 5.1
-    w1 = np.maximum(train.x1 @ params["W"].T, 0) @ stats["w"]
+    w1 = np.maximum(train.x1 @ params["W"], 0) @ stats["w"]
     if structure == "coupled":
-        f = np.maximum(train.x1 @ params["W"].T + x2 @ params["V"].T, 0) @ stats["w"]
+        f = np.maximum(train.x1 @ params["W"] + x2 @ params["V"], 0) @ stats["w"]
     else:
-        f = w1 + np.maximum(x2 @ params["V"].T, 0) @ stats["v"]
+        f = w1 + np.maximum(x2 @ params["V"], 0) @ stats["v"]
     loss = lambda out: np.log1p(np.exp(-train.y * out))  # noqa: E731
     assert values["train_loss_of_r_on_m1"] == pytest.approx(loss(w1)[has_p].mean(), rel=1e-5)
     assert values["train_loss_on_m2"] == pytest.approx(loss(f)[has_q].mean(), rel=1e-5)
     # Lemma 5.3
     t = as_float64(data.test.x1)
-    r = lambda x: np.maximum(x @ params["W"].T, 0) @ stats["w"]  # noqa: E731
+    r = lambda x: np.maximum(x @ params["W"], 0) @ stats["w"]  # noqa: E731
     odd, p_only = r(t) - r(-t), train.x1[train.group == 0]
     c, *_ = np.linalg.lstsq(2 * t @ p_only.T, odd, rcond=None)
     residual = odd - 2 * t @ p_only.T @ c
@@ -177,7 +177,7 @@ def test_lemma_5_3_finds_an_alpha_that_is_there(tiny):
     problem, _, data, hypers, states = trajectory(tiny, m_w=2)
     alpha = 3 * jnp.sum(data.train.x1[data.train.group == 0], axis=0)
     state = states[0]._replace(
-        params=states[0].params | {"W": jnp.stack([alpha, -alpha])},
+        params=states[0].params | {"W": jnp.stack([alpha, -alpha], axis=1)},
         stats=states[0].stats | {"w": jnp.array([1.0, -1.0])},
     )
     values = measured(problem, data, hypers, state)
@@ -219,16 +219,16 @@ def test_noise_before_the_activations_against_numpy(tiny, law, where, structure,
         plane = as_float64(model.params["V"])
         at = np.array([plane["z"] + s * plane["zeta"] for s in (0, 0.5, -0.5)])
     else:
-        at = directions @ v.T
-    before = {"w": train.x1 @ as_float64(model.params["W"]).T, "v": train.q_coefficients @ at}
+        at = directions @ v
+    before = {"w": train.x1 @ as_float64(model.params["W"]), "v": train.q_coefficients @ at}
     if law == "weights":
         xi = as_float64(blocks_of(problem._gaussian(key_w, key_v)))
         xi_w, xi_v = xi["W"], xi["V"]
         if v is None:
             of_v = np.array([xi_v["z"] + s * xi_v["zeta"] for s in (0, 0.5, -0.5)])
         else:
-            of_v = directions @ xi_v.T
-        extra = {"w": train.x1 @ xi_w.T, "v": train.q_coefficients @ of_v}
+            of_v = directions @ xi_v
+        extra = {"w": train.x1 @ xi_w, "v": train.q_coefficients @ of_v}
     else:
         length = (
             np.linalg.norm(train.x1, axis=1),

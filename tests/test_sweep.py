@@ -1,6 +1,7 @@
 """Axes and members, and that no way of driving or mapping them changes a number."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -125,11 +126,35 @@ def test_members_of_a_seed_share_data_and_initial_weights(problem):
 def test_a_seed_has_the_same_data_and_weights_in_any_company(problem):
     alone, state_alone = start(problem, seeds=(1,))
     among, state_among = start(problem, seeds=(5, 1, 0))
-    assert_equal(alone.data.own.train.x1[0], among.data.own.train.x1[1])
+    x1, in_company = alone.data.own.train.x1[0], among.data.own.train.x1[1]
+    assert_equal(x1, in_company[: len(x1)])
+    assert not in_company[len(x1) :].any()  # there because of another seed
+    assert_equal(alone.data.own.train.y[0], among.data.own.train.y[1])
     assert_equal(state_alone.params["W"][0], state_among.params["W"][1])
 
 
 # Ways of driving and mapping.
+
+
+@pytest.mark.parametrize("mapping", ["vmap", "map", "unroll", "loop"])
+def test_what_is_put_on_the_device_is_fetched_again(problem, mapping):
+    """However it is arranged there, and with some columns only."""
+    grid, state = start(problem)
+    numbers = itertools.count()
+    state = jax.tree.map(
+        lambda leaf: (np.arange(leaf.size) + next(numbers)).reshape(leaf.shape).astype(leaf.dtype),
+        state,
+    )
+    members = sweep.place_members(problem, grid, "scan", mapping)
+    members.put(state, (2, 0))
+    for name in state._fields:
+        assert_equal(members.fetch(name), sweep.take_columns(getattr(state, name), (2, 0)))
+
+
+def test_members_stand_side_by_side_before_the_last_axis():
+    """Then the products of all of them with the examples of a seed are one."""
+    assert [sweep.members_axis("vmap", ndim) for ndim in (2, 3, 4, 5)] == [1, 1, 2, 3]
+    assert [sweep.members_axis("map", ndim) for ndim in (2, 3, 4, 5)] == [1, 1, 1, 1]
 
 
 def test_chunk_length_is_irrelevant_bitwise(problem):

@@ -12,14 +12,15 @@ Workloads, noise on in all of them:
     lazy                configs/lazy_limit.py (30 members)
     wrn-W-M             WideResNet-16-W of configs/patch_cifar.py, M members, batch 64 of 32x32
 
-Systems: `ours` is what the package does by default; the others are in `two_layer.py` and
-`networks.py` here. Each runs in a process of its own and they take turns. Reported are, as medians
-over the rounds,
+Systems: `ours` is what the package does by default, `products` the matrix products of W in that
+and nothing else; the others are in `two_layer.py` and `networks.py` here. Each runs in a process of
+its own and they take turns. Reported are, as medians over the rounds,
 
     ms        a step of one member
     /ours     this time over ours
     GFLOP/s   executed: operations of the matrix products that the system does, over the time. The
-              package knows g on all of Q from three directions, where V is in all d dimensions too
+              package leaves out examples without P pattern, and knows g on all of Q from three
+              directions, where V is in all d dimensions too
     done      share of the operations that multiplying all rows takes
     of peak   executed, over the best product of two 1536 x 1536 matrices in the same turns
     compile   seconds before the second step
@@ -55,7 +56,11 @@ def _shapes(n: int, d: int, m: int) -> dict[str, Any]:
 
 SIZES = {"small": _shapes(250, 64, 64), "large": _shapes(400, 400, 512)}
 WORKLOADS: dict[str, tuple[str, ...]] = {
-    **{f"{size}-{m}": ("ours", *two_layer.SYSTEMS) for size in SIZES for m in (8, 32, 128)},
+    **{
+        f"{size}-{m}": ("ours", "products", *two_layer.SYSTEMS)
+        for size in SIZES
+        for m in (8, 32, 128)
+    },
     **{f"default-{k}k": ("ours", *two_layer.SYSTEMS) for k in (20, 100)},
     "lazy": ("ours", "scan:map", "dispatch:loop"),
     **{
@@ -119,17 +124,20 @@ def make(workload: str, system: str) -> turns.Take:
         return turns.ours(config)
     if workload == "lazy":
         return turns.ours(config, *system.split(":"))
+    if system == "products":
+        return two_layer.products(config)
     return two_layer.make(system, two_layer.sweep_of(config))
 
 
 def executed(system: str, config: dict[str, Any]) -> tuple[float, float]:
     """Operations of the matrix products of one member's step: those done, and those of all rows."""
     d, n, m_w, m_v = (config[name][0] for name in ("d", "n", "m_w", "m_v"))
-    if config["v_representation"] == "planar":  # three directions on all sides
-        whole = 4 * (n * d * m_w + 3 * 2 * m_v)
-        return whole, whole
-    whole = 4 * n * d * (m_w + m_v)
-    return (4 * d * (n * m_w + 3 * m_v) if system == "ours" else whole), whole
+    planar = config["v_representation"] == "planar"  # three directions on all sides
+    of_directions = 4 * 3 * (2 if planar else d) * m_v
+    whole = 4 * n * d * m_w + (of_directions if planar else 4 * n * d * m_v)
+    with_p = 4 * two_layer.rows_with_p(config) * d * m_w
+    done = {"ours": with_p + of_directions, "products": with_p}
+    return done.get(system, whole), whole
 
 
 def measure(workload: str) -> list[dict[str, Any]]:

@@ -39,7 +39,10 @@ class Sweep:
 
 def sweep_of(config: Any) -> Sweep:
     """The sweep of a config of `two_layer` with eta_init and seeds as its only axes."""
+    import jax
+
     from lr_order_jax import spec, sweep
+    from lr_order_jax.problems.synthetic import of_all
 
     parsed = spec.parse(config)
     c: Any = parsed.problem.fields
@@ -49,23 +52,61 @@ def sweep_of(config: Any) -> Sweep:
     x2, directions, v = np.asarray(train.q_coefficients), None, state.params["V"]
     if isinstance(v, dict):
         directions = np.array([[1, 0], [1, c.r], [1, -c.r]], np.float32)
-        v = np.stack([v["z"], v["zeta"]], axis=-1)
+        v = np.stack([v["z"], v["zeta"]], axis=-2)
     else:
         x2 = x2 @ np.asarray(grid.data.own.directions)
-    members = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])  # noqa: E731
+    members = lambda leaf: np.swapaxes(leaf.reshape(-1, *leaf.shape[2:]), 1, 2)  # noqa: E731
     hypers = grid.hypers
     return Sweep(
         rates=np.array([value["eta_init"] for value in grid.members] * len(parsed.seeds)),
         seeds=np.repeat(np.arange(len(parsed.seeds)), len(grid.members)),
         lam=float(hypers.weight_decay[0, 0]),
         tau_xi={name: float(tau[0, 0]) for name, tau in hypers.tau_xi.items()},
-        x1=np.asarray(train.x1),
+        x1=np.asarray(jax.vmap(lambda x1: of_all(x1, c.n))(train.x1)),  # they multiply all rows
         x2=x2,
         directions=directions,
         y=np.asarray(train.y),
         second={"W": state.stats["w"][:, 0], "V": state.stats["v"][:, 0]},
         weights={"W": members(state.params["W"]), "V": members(v)},
     )
+
+
+def rows_with_p(config: Any) -> int:
+    """Examples whose x1 the package multiplies."""
+    from lr_order_jax import spec, sweep
+
+    parsed = spec.parse(config)
+    return sweep.make_grid(parsed.problem, parsed.seeds, ()).data.own.train.x1.shape[1]
+
+
+def products(config: Any) -> Any:
+    """What `ours` multiplies by and for W, arranged as there, and nothing else; take(start, count).
+
+    The rows are orthonormal or zero, so the numbers neither grow nor vanish.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from lr_order_jax.models.two_layer import product
+
+    seeds, rates = config["num_seeds"], len(config["eta_init"])
+    d, m = config["d"][0], config["m_w"][0]
+    k = rows_with_p(config)
+    x = jnp.zeros((seeds, k, d)).at[:, jnp.arange(k), jnp.arange(k) % d].set(jnp.arange(k) < d)
+    weights = jax.random.normal(jax.random.key(0), (seeds, d, rates * m))
+
+    @jax.jit
+    def steps(weights, count):
+        def both(_, w):
+            return jax.vmap(lambda x, w: product(x.T, product(x, w)))(x, w)
+
+        return jax.lax.fori_loop(0, count, both, weights)
+
+    def take(start, count):
+        nonlocal weights
+        weights = jax.block_until_ready(steps(weights, count))
+
+    return take
 
 
 def make(system: str, sweep: Sweep) -> Any:

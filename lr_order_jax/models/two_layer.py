@@ -6,12 +6,13 @@ Both are N_A(u, U; x) = u^T (1(A x) * U x) (2.6) with A = U; noise before the ac
 of the weights alone, gives another A.
 
 W sees the first block of an example only and V the second (the simplest structure of section 2).
+Their arrays have a column for each unit, (d, width): the transposes of the paper's matrices.
 Each block has a width of its own, and its second layer the scale 1/sqrt(width).
 
 **Planar V.** Every x2 lies in the span of z and zeta, so only the projection of V on that plane
 enters f, and the gradient of f lies in it. Initial weights and noise are Gaussian, so projected
 they are Gaussian again: V is simulated exactly in distribution by its coordinates along z and
-zeta/|zeta|, two vectors of length m_v instead of one matrix (m_v, d). They are two leaves rather
+zeta/|zeta|, two vectors of length m_v instead of one matrix (d, m_v). They are two leaves rather
 than the rows of one array: XLA's CPU backend then fuses the update without branches.
 """
 
@@ -35,14 +36,36 @@ def second_layer(key, width: int, law: str):
     return jax.random.normal(key, (width,)) / jnp.sqrt(jnp.float32(width))
 
 
-def output_by_pattern(u, before, decides):
+@jax.custom_vjp
+def before(x, weights):
+    """W x of each row of x: (n, d), (d, width) -> (n, width).
+
+    Its gradient by the weights is x^T times a cotangent (n, width): as jax would write it, the
+    other way round and transposed, XLA's CPU backend moves the whole of it once more in each step.
+    """
+    return product(x, weights)
+
+
+def _before_forward(x, weights):
+    return product(x, weights), (x, weights)
+
+
+def _before_backward(kept, cotangent):
+    x, weights = kept
+    return product(cotangent, weights.T), product(x.T, cotangent)
+
+
+before.defvjp(_before_forward, _before_backward)
+
+
+def output_by_pattern(u, shown, decides):
     """N_A(u, U; x) of (2.6) from U x and A x, each (..., width): -> (...,)."""
-    return product(jnp.where(decides >= 0, before, 0.0), u)
+    return product(jnp.where(decides >= 0, shown, 0.0), u)
 
 
 def block_output(u, weights, x):
-    """u^T relu(weights x) for each row of x: (width,), (width, d), (n, d) -> (n,)."""
-    return product(jax.nn.relu(product(x, weights.T)), u)
+    """u^T relu(W x) for each row of x: (width,), (d, width), (n, d) -> (n,)."""
+    return product(jax.nn.relu(before(x, weights)), u)
 
 
 def planar_before(plane, slope: float):

@@ -62,15 +62,16 @@ TWO_PI = 2 * np.pi
 
 
 class Sample(NamedTuple):
-    """The data of one seed, with what does not change of the kernel of P. J terms, N examples."""
+    """The data of one seed, with what does not change of the kernel of P. J terms, N examples, of
+    which the first K are those of `Examples.x1`."""
 
     train: Examples
     test: Examples
     w_star: jax.Array
     directions: jax.Array
-    gram: jax.Array  # (N, J N): <a, b> a_j cos^(2j+1)/(2 pi) side by side, 0 on the diagonals
-    linear: jax.Array  # (N, N): <a, b>/4
-    squares: jax.Array  # (N,): <a, a>
+    gram: jax.Array  # (K, J K): <a, b> a_j cos^(2j+1)/(2 pi) side by side, 0 on the diagonals
+    linear: jax.Array  # (K, K): <a, b>/4
+    squares: jax.Array  # (K,): <a, a>
 
 
 class Memory(NamedTuple):
@@ -142,6 +143,12 @@ class LazyLimit(synthetic.Synthetic):
         gram = [inner * float(a) * cosine ** (2 * j + 1) for j, a in enumerate(coefficients)]
         return Sample(*sample, jnp.concatenate(gram, axis=1), inner / 4, squares)
 
+    def trim_data(self, own):
+        own, seeds = super().trim_data(own), len(own.squares)
+        k, n = own.train.x1.shape[1], own.squares.shape[1]
+        gram = own.gram.reshape(seeds, n, self.terms, n)[:, :k, :, :k].reshape(seeds, k, -1)
+        return own._replace(gram=gram, linear=own.linear[:, :k, :k], squares=own.squares[:, :k])
+
     def init(self, key) -> Model:
         """Nothing is learned yet: f = 0."""
         n, terms, fitted = self.fields.n, self.terms, len(FIT_RATES)
@@ -176,19 +183,23 @@ class LazyLimit(synthetic.Synthetic):
 
     def train_r(self, params, stats, own):
         weights = jnp.asarray(exponential_weights(1.0) / TWO_PI, jnp.float32)
-        r = product(own.linear, stats.p_linear) + own.squares * product(weights, stats.p_self)
-        return r + product(own.gram, stats.p_series.reshape(-1))
+        k = len(own.squares)
+        r = product(own.linear, stats.p_linear[:k])
+        r = r + own.squares * product(weights, stats.p_self[:, :k])
+        r = r + product(own.gram, stats.p_series[:, :k].reshape(-1))
+        return synthetic.of_all(r, self.fields.n)
 
     def test_r(self, params, stats, own):
         """The series also serves test examples: none of them is a training example."""
+        k = len(own.squares)
         inner = product(own.test.x1, own.train.x1.T)
         cosine = _cosine(inner, jnp.sum(own.test.x1**2, axis=1), own.squares)
         square = cosine**2
         coefficients = arcsine_series(self.terms) / TWO_PI
         total = jnp.zeros_like(cosine)
         for j in reversed(range(self.terms)):  # Horner
-            total = total * square + float(coefficients[j]) * stats.p_series[j][None, :]
-        total = inner * (total * cosine + stats.p_linear[None, :] / 4)
+            total = total * square + float(coefficients[j]) * stats.p_series[j, None, :k]
+        total = inner * (total * cosine + stats.p_linear[None, :k] / 4)
         return jnp.sum(total, axis=1)
 
     def loss(self, params, stats, batch, noise_level, key):

@@ -92,7 +92,7 @@ def watch(watched: Mapping[str, Any], hypers: Hypers, phase, grads, m2_grad) -> 
 
     Args:
       grads: gradient of the loss without noise, like the parameters.
-      m2_grad: function () -> the share of W's gradient that comes from M2, (m_w, d).
+      m2_grad: function () -> the share of W's gradient that comes from M2, (d, m_w).
     """
     rate = algorithm.read_rate(hypers, phase)
     after = dict(watched)
@@ -139,13 +139,13 @@ def decomposition(stats, params, watched, before_w, before_v, train: Examples) -
     """The variables of the probe `decomposition`.
 
     Args:
-      before_w: function from U to W x1 of the training examples, (n, m_w).
+      before_w: function from U to W x1 of the first k training examples, (k, m_w).
       before_v: function from U to V x2 at the three directions, (3, m_v).
     """
     signal = watched["signal"]
     differ_w, gap_w = _coupling(stats["w"], before_w(params), before_w(signal))
     differ_v, gap_v = _coupling(stats["v"], before_v(params), before_v(signal))
-    has_p = train.group != 1
+    has_p = train.group[: len(differ_w)] != 1
     gap_of_examples = product(train.q_coefficients, gap_v)
     moved = _squared(jax.tree.map(jnp.subtract, signal, watched["signal_at_annealing"]))
     return {
@@ -154,7 +154,7 @@ def decomposition(stats, params, watched, before_w, before_v, train: Examples) -
         "displacement_squared": jnp.where(watched["annealed"], moved, jnp.nan),
         "activation_difference_w": jnp.mean(differ_w, where=has_p),
         "activation_difference_v": jnp.mean(differ_v),
-        "output_gap_w": jnp.sqrt(jnp.mean(gap_w**2)),
+        "output_gap_w": jnp.sqrt(jnp.sum(gap_w**2) / len(train.y)),
         "output_gap_v": jnp.sqrt(jnp.mean(gap_of_examples**2)),
     }
 
@@ -166,7 +166,8 @@ def lemma_5_3(odd, x1_test, train: Examples) -> dict[str, Any]:
       odd: (k,) r(x) - r(-x) at k random x1.
       x1_test: (k, d) these x1.
     """
-    p_only = jnp.where((train.group == 0)[:, None], train.x1, 0.0)
+    is_p_only = train.group[: len(train.x1)] == 0
+    p_only = jnp.where(is_p_only[:, None], train.x1, 0.0)
     design = 2 * product(x1_test, p_only.T)  # (k, n), with columns of zeros
     coefficients, *_ = jnp.linalg.lstsq(design, odd)
     residual = odd - product(design, coefficients)

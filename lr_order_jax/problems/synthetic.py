@@ -37,7 +37,7 @@ GROUPS = ("p_only", "q_only", "both")
 class Examples(NamedTuple):
     """Examples of the distribution. n examples, d dimensions of each block."""
 
-    x1: jax.Array  # (n, d); zero where there is no P pattern
+    x1: jax.Array  # (k, d) of the first k; zero where there is no P pattern, as in all others
     q_coefficients: jax.Array  # (n, 3): x2 = coefficients @ directions; zero without Q pattern
     y: jax.Array  # (n,) -1. or +1.
     group: jax.Array  # (n,) int32: index into GROUPS
@@ -220,15 +220,31 @@ def resolve(section: Any) -> Any:
 
 
 def make_data(section: SyntheticFields, key) -> Sample:
-    """Training and test examples of one seed. Test examples are drawn apart from training ones."""
+    """Training and test examples of one seed. Test examples are drawn apart from training ones.
+
+    The training examples without P pattern stand last.
+    """
     key_geometry, key_groups, key_train, key_test = jax.random.split(key, 4)
     w_star, directions = sample_geometry(key_geometry, section.d, section.r)
     groups = sample_groups(key_groups, section.n, section.p0, section.q0)
     law = (w_star, section.gamma0, section.q_scale)
     train = sample_examples(key_train, section.n, groups, *law)
+    order = jnp.argsort(groups == 1, stable=True)
+    train = jax.tree.map(lambda leaf: leaf[order], train)
     both = jnp.full(section.num_test, 2, jnp.int32)
     test = sample_examples(key_test, section.num_test, both, *law)
     return Sample(train, test, w_star, directions)
+
+
+def most_with_p(group) -> int:
+    """How many training examples have a P pattern, at most over seeds; `group` is (S, n)."""
+    return max(1, int(np.max(np.sum(np.asarray(group) != 1, axis=1))))
+
+
+def of_all(of_first, count: int):
+    """Numbers of the first examples, (k, ...), with zeros for the others, (count, ...)."""
+    rest = [(0, count - of_first.shape[0])] + [(0, 0)] * (of_first.ndim - 1)
+    return jnp.pad(of_first, rest)
 
 
 def schedule(
@@ -424,6 +440,11 @@ class Synthetic:
     def make_data(self, key, shared) -> Any:
         return make_data(self.fields, key)
 
+    def trim_data(self, own):
+        """Keeps x1 of as many training examples as have a P pattern in any seed."""
+        train = own.train
+        return own._replace(train=train._replace(x1=train.x1[:, : most_with_p(train.group)]))
+
     def together(self, rates) -> np.ndarray:
         """How many steps of the algorithm one step of the program takes, at each of these rates."""
         return np.ones(len(rates), int)
@@ -450,7 +471,10 @@ class Synthetic:
         x1_test, y_test = np.asarray(test.x1), np.asarray(test.y)
         errors = {
             name: linear_rule.best_error(x1[kept], y[kept], x1_test, y_test)
-            for name, kept in (("p_only", group == 0), ("all_p", group != 1))
+            for name, kept in (
+                ("p_only", np.flatnonzero(group == 0)),
+                ("all_p", np.flatnonzero(group != 1)),
+            )
         }
         return {
             "p": float(np.mean(group == 0)),

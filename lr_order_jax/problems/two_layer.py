@@ -88,13 +88,13 @@ class TwoLayer(synthetic.Synthetic):
 
     def _gaussian_w(self, key):
         """N(0, tau_0^2) entrywise, like W."""
-        return self.fields.tau0_w * jax.random.normal(key, (self.fields.m_w, self.fields.d))
+        return self.fields.tau0_w * jax.random.normal(key, (self.fields.d, self.fields.m_w))
 
     def _gaussian_v(self, key):
         """N(0, tau_0^2) entrywise, like V."""
         c = self.fields
         if c.v_representation == "ambient":
-            return c.tau0_v * jax.random.normal(key, (c.m_v, c.d))
+            return c.tau0_v * jax.random.normal(key, (c.d, c.m_v))
         draws = c.tau0_v * jax.random.normal(key, (2, c.m_v))
         return {"z": draws[0], "zeta": draws[1]}
 
@@ -116,7 +116,8 @@ class TwoLayer(synthetic.Synthetic):
         return {"W": block(c.tau0_w), "V": block(c.tau0_v)}
 
     def train_r(self, params, stats, own):
-        return net.block_output(stats["w"], params["W"], own.train.x1)  # (3.6)
+        r = net.block_output(stats["w"], params["W"], own.train.x1)  # (3.6)
+        return synthetic.of_all(r, own.train.y.shape[0])
 
     def test_r(self, params, stats, own):
         return net.block_output(stats["w"], params["W"], own.test.x1)
@@ -135,18 +136,19 @@ class TwoLayer(synthetic.Synthetic):
         if self.fields.structure != "coupled":
             return super().f(params, stats, own, examples, r)
         before_v = product(examples.q_coefficients, self.before_v(params, own))
-        return product(jax.nn.relu(self.before_w(params, examples) + before_v), stats["w"])
+        before_w = synthetic.of_all(self.before_w(params, examples), examples.y.shape[0])
+        return product(jax.nn.relu(before_w + before_v), stats["w"])
 
     def before_w(self, params, examples):
-        """W x1 of each example, (n, m_w)."""
-        return product(examples.x1, params["W"].T)
+        """W x1 of the first k examples, (k, m_w); it is zero for the others."""
+        return net.before(examples.x1, params["W"])
 
     def before_v(self, params, own):
         """V x2 at the three directions, (3, m_v)."""
         v = probes.v_of(params)
         if self.fields.v_representation == "planar":
             return jnp.stack([net.planar_before(v, slope) for slope in self._slopes])
-        return product(own.directions, v.T)
+        return net.before(own.directions, v)
 
     # Noise before the activations (F.1).
 
@@ -180,9 +182,11 @@ class TwoLayer(synthetic.Synthetic):
             before_v = of_examples(before_v)  # (n, m_v)
             length = of_examples(jnp.linalg.norm(own.directions, axis=1))[:, None]
             v = length * self.fields.tau0_v * jax.random.normal(key_v, before_v.shape)
+        count = own.train.y.shape[0]
         if coupled:
+            before_w, w = synthetic.of_all(before_w, count), synthetic.of_all(w, count)
             return self._noisy(stats["w"], before_w + before_v, noise_level * (w + v))
-        r = self._noisy(stats["w"], before_w, noise_level * w)
+        r = synthetic.of_all(self._noisy(stats["w"], before_w, noise_level * w), count)
         g = self._noisy(stats["v"], before_v, noise_level * v)
         return r + (of_examples(g) if by_weight else g)
 
