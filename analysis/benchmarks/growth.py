@@ -1,13 +1,13 @@
 """How the cost of a two-layer sweep grows: time a step and memory against each of its sizes.
 
-    python -m analysis.benchmarks.growth [--axes=members,m_v] [--passes=3] [--seconds=1]
+    python -m analysis.benchmarks.growth [--axes=members,m_v] [--rounds=3] [--seconds=1]
                                          [--out=growth.json]
 
 From configs/sweep.py with m_v = 2000, 8 rates and one seed, one size at a time is changed: the
 members (up to 8 as rates of one seed, then as seeds of 8 rates), the width m_v of V, dimension d,
-examples n; or how many steps are taken at once. Each point is a process of its own; the passes go
-over all points in turn, and medians over them are reported. Printed, written as JSON and drawn
-beside it are
+examples n; or how many steps are taken at once. Each point is a process of its own; a round goes
+over all points in turn, and medians over rounds are reported. Printed, written as JSON (--out) and
+drawn beside it are
 
     ms        a step of all members; for the steps, all of them together
     slope     of log time between this point and the one before it: 1 is linear
@@ -31,9 +31,6 @@ from absl import app, flags
 from analysis.benchmarks import turns
 
 _AXES = flags.DEFINE_list("axes", None, "Of members, m_v, d, n, steps; all by default.")
-_PASSES = flags.DEFINE_integer("passes", 3, "Measurements of each point.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 1.0, "About how long a measurement is.")
-_OUT = flags.DEFINE_string("out", None, "JSON file; a figure of the same name is put beside it.")
 _POINT = flags.DEFINE_list("point", None, "AXIS,VALUE to measure here (used internally).")
 
 RATES = tuple(0.2 / 2**i for i in range(8))
@@ -50,7 +47,7 @@ AXES: dict[str, tuple[int, ...]] = {
     "m_v": (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000),
     "d": (50, 100, 200, 400, 800, 1600),
     "n": (50, 100, 200, 400, 800, 1600),
-    "steps": (1, 10, 100, 1000, 10_000),
+    "steps": (1, 10, 100, 1000),
 }
 
 
@@ -88,7 +85,7 @@ def measure_point(axis: str, value: int) -> dict[str, float]:
 
     take(0, 0)
     take(0, 1)
-    count = value if axis == "steps" else max(1, round(_SECONDS.value / take(1, 1)))
+    count = value if axis == "steps" else max(1, round(turns.SECONDS.value / take(1, 1)))
     seconds = statistics.median(take(2 + i * count, count) for i in range(3))
     return {
         "ms": 1e3 * seconds / (1 if axis == "steps" else count),
@@ -104,7 +101,7 @@ def in_a_process(axis: str, value: int) -> dict[str, float]:
       RuntimeError: with its last line, if it fails.
     """
     command = [sys.executable, "-m", "analysis.benchmarks.growth", f"--point={axis},{value}"]
-    command += [f"--seconds={_SECONDS.value}"]
+    command += [f"--seconds={turns.SECONDS.value}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         told = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -156,10 +153,10 @@ def main(argv: list[str]) -> None:
             raise app.UsageError(f"--axes={name}: must be of {', '.join(AXES)}")
     points = [(name, value) for name in names for value in AXES[name]]
     found: dict[tuple[str, int], list[dict[str, float]]] = {point: [] for point in points}
-    for number in range(_PASSES.value):
+    for number in range(turns.ROUNDS.value):
         for point in points:
             found[point].append(in_a_process(*point))
-        print(f"pass {number + 1} of {_PASSES.value}", file=sys.stderr)
+        print(f"round {number + 1} of {turns.ROUNDS.value}", file=sys.stderr)
     rows: list[dict[str, Any]] = []
     for (name, value), takes in found.items():
         medians = {key: statistics.median(take[key] for take in takes) for key in takes[0]}
@@ -170,8 +167,8 @@ def main(argv: list[str]) -> None:
         slope = f"{row['slope']:.2f}" if "slope" in row else ""
         numbers = (f"{row['ms']:.3f}", slope, f"{row['mib']:.0f}", f"{row['planned']:.0f}")
         print(FORM.format(row["axis"], row["value"], *numbers))
-    if _OUT.value:
-        out = pathlib.Path(_OUT.value)
+    if turns.OUT.value:
+        out = pathlib.Path(turns.OUT.value)
         out.write_text(json.dumps(rows, indent=2))
         draw(rows, out.with_suffix(".png"))
 

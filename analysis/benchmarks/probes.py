@@ -1,6 +1,6 @@
 """What each probe costs: a step and a record with it, over the same without.
 
-    python -m analysis.benchmarks.probes [--rounds=7] [--steps=200] [--config=configs/lemmas.py]
+    python -m analysis.benchmarks.probes [--rounds=5] [--steps=200] [--config=configs/lemmas.py]
                                          [--config.FIELD=VALUE ...]
 
 All variants are compiled first and then measured in turn, round by round, so that a noisy machine
@@ -19,7 +19,6 @@ from lr_order_jax.fields import ConfigError
 from lr_order_jax.problems.probes import PROBES
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/lemmas.py", "Config file.")
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Measurements of each variant.")
 _STEPS = flags.DEFINE_integer("steps", 200, "Steps of a measurement.")
 
 
@@ -56,7 +55,7 @@ def main(argv) -> None:
     except ConfigError as error:
         raise app.UsageError(str(error)) from None
     times: dict = {probes: ([], []) for probes in sets}
-    for _ in range(_ROUNDS.value):
+    for _ in range(turns.ROUNDS.value):
         for probes, variant in variants.items():
             times[probes][0].append(variant.advance(_STEPS.value))
             times[probes][1].append(variant.record())

@@ -1,7 +1,7 @@
 """One table: the package's sweeps beside what its users would otherwise write, on this machine.
 
-    python -m analysis.benchmarks.suite [--workloads=large-32,default-20k] [--rounds=5]
-                                        [--seconds=1] [--out=suite.json]
+    python -m analysis.benchmarks.suite [--workloads=large-32,default-20k] [--systems=ours,jax:vmap]
+                                        [--rounds=5] [--seconds=1] [--out=suite.json]
 
 Workloads, noise on in all of them:
 
@@ -40,10 +40,7 @@ from absl import app, flags
 from analysis.benchmarks import networks, turns, two_layer
 
 _WORKLOADS = flags.DEFINE_list("workloads", None, "Names as above; all by default.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 1.0, "About how long a round of one system is.")
-_LIMIT = flags.DEFINE_float("limit", 600.0, "Seconds within which a system must answer.")
-_OUT = flags.DEFINE_string("out", None, "JSON file for the table.")
+_SYSTEMS = flags.DEFINE_list("systems", None, "Names as in the table; all by default.")
 _CHILD = flags.DEFINE_list("child", None, "WORKLOAD,SYSTEM to run here (used internally).")
 
 SIDE = 1536  # of the square matrices whose product is the peak
@@ -140,30 +137,53 @@ def executed(system: str, config: dict[str, Any]) -> tuple[float, float]:
     return done.get(system, whole), whole
 
 
+def members_of(workload: str) -> int:
+    """How many members a workload trains."""
+    if workload.startswith(("small", "large", "wrn")):
+        return int(workload.split("-")[-1])
+    return 30
+
+
+def workloads_asked() -> list[str]:
+    """Those of the flag.
+
+    Raises:
+      app.UsageError: if one is unknown.
+    """
+    for name in _WORKLOADS.value or ():
+        if name not in WORKLOADS:
+            raise app.UsageError(f"--workloads={name}: must be of {', '.join(WORKLOADS)}")
+    return _WORKLOADS.value or []
+
+
+def systems_of(workload: str) -> list[str]:
+    """Those asked for of the systems of a workload."""
+    asked = _SYSTEMS.value
+    return [system for system in WORKLOADS[workload] if asked is None or system in asked]
+
+
 def measure(workload: str) -> list[dict[str, Any]]:
     """A row for each system."""
-    systems = (*WORKLOADS[workload], "peak:jax", "peak:torch")
+    systems = (*systems_of(workload), "peak:jax", "peak:torch")
     module = "analysis.benchmarks.suite"
     children = {
-        system: turns.Child(module, [f"--child={workload},{system}"], _LIMIT.value)
+        system: turns.Child(module, [f"--child={workload},{system}"], turns.LIMIT.value)
         for system in systems
     }
 
     def steps(system: str, child: turns.Child) -> int:
         child.answer(1, 2)  # a scan compiles anew for each length
         told = child.answer(3, 2)
-        count = max(1, round(2 * _SECONDS.value / told["seconds"])) if told else 1
+        count = max(1, round(2 * turns.SECONDS.value / told["seconds"])) if told else 1
         child.answer(5, count)
         return count
 
-    rows = turns.measure(children, _ROUNDS.value, steps)
+    rows = turns.measure(children, turns.ROUNDS.value, steps)
     median = {name: statistics.median(r["seconds"]) for name, r in rows.items() if r["seconds"]}
     best = max(2 * SIDE**3 / median[name] for name in systems if name in median and "peak" in name)
-    members = 30
-    if workload.startswith(("small", "large", "wrn")):
-        members = int(workload.split("-")[-1])
+    members = members_of(workload)
     table = []
-    for system in WORKLOADS[workload]:
+    for system in systems_of(workload):
         row = {"workload": workload, "system": system, "members": members, **rows[system]}
         if system in median and "error" not in row:
             seconds = median[system]
@@ -205,18 +225,14 @@ def main(argv: list[str]) -> None:
     if child := _CHILD.value:
         turns.serve(lambda: make(*child))
         return
-    names = _WORKLOADS.value or list(WORKLOADS)
-    for name in names:
-        if name not in WORKLOADS:
-            raise app.UsageError(f"--workloads={name}: must be of {', '.join(WORKLOADS)}")
     print(line(HEAD), flush=True)
     table: list[dict[str, Any]] = []
-    for name in names:
+    for name in workloads_asked() or WORKLOADS:
         for row in measure(name):
             table.append(row)
             print(told(row), flush=True)
-        if _OUT.value:
-            with open(_OUT.value, "w") as file:
+        if turns.OUT.value:
+            with open(turns.OUT.value, "w") as file:
                 json.dump(table, file, indent=2)
 
 

@@ -16,6 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from absl import flags
+
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
+SECONDS = flags.DEFINE_float("seconds", 1.0, "About how long a round of one system is.")
+LIMIT = flags.DEFINE_float("limit", 600.0, "Seconds within which a system must answer.")
+OUT = flags.DEFINE_string("out", None, "JSON file for the table.")
+
 Take = Callable[[int, int], Any]
 """Takes steps [start, start + count) and waits for them; a count of 0 compiles."""
 

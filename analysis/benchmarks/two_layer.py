@@ -57,11 +57,12 @@ def sweep_of(config: Any) -> Sweep:
         x2 = x2 @ np.asarray(grid.data.own.directions)
     members = lambda leaf: np.swapaxes(leaf.reshape(-1, *leaf.shape[2:]), 1, 2)  # noqa: E731
     hypers = grid.hypers
+    tau_xi = hypers.tau_xi or dict.fromkeys(("W", "V"), np.zeros((1, 1)))  # None: no noise
     return Sweep(
         rates=np.array([value["eta_init"] for value in grid.members] * len(parsed.seeds)),
         seeds=np.repeat(np.arange(len(parsed.seeds)), len(grid.members)),
         lam=float(hypers.weight_decay[0, 0]),
-        tau_xi={name: float(tau[0, 0]) for name, tau in hypers.tau_xi.items()},
+        tau_xi={name: float(tau[0, 0]) for name, tau in tau_xi.items()},
         x1=np.asarray(jax.vmap(lambda x1: of_all(x1, c.n))(train.x1)),  # they multiply all rows
         x2=x2,
         directions=directions,
@@ -178,7 +179,7 @@ def in_torch(sweep: Sweep, way: str) -> Any:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lam, tau_xi = sweep.lam, sweep.tau_xi
-    put = lambda leaf: torch.as_tensor(leaf, dtype=torch.float32, device=device)  # noqa: E731
+    put = lambda leaf: torch.tensor(np.array(leaf), dtype=torch.float32, device=device)  # noqa: E731
 
     directions = None if sweep.directions is None else put(sweep.directions)
 

@@ -28,10 +28,7 @@ _WIDTHS = flags.DEFINE_list("widths", ["1", "4"], "Widen factors.")
 _MEMBERS = flags.DEFINE_list("members", ["1", "3"], "Members, all of one seed.")
 _DTYPES = flags.DEFINE_list("dtypes", ["float32"], "float32, tf32 (GPU), bfloat16.")
 _WAYS = flags.DEFINE_list("ways", WAYS.split(","), "DRIVING:MAPPING, plain:..., torch.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 2, "Steps a round.", lower_bound=1)
-_SECONDS = flags.DEFINE_integer("seconds", 300, "Limit of one answer of one way.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", None, "JSON file for the table.")
 _CHILD = flags.DEFINE_string("child", None, "Way to run in this process (used internally).")
 
 
@@ -46,10 +43,10 @@ def workload(width: int, members: int, dtype: str) -> list[dict[str, Any]]:
     passed = [a for a in sys.argv[1:] if a.startswith("--config")]
     passed += [f"--widths={width}", f"--members={members}", f"--dtypes={dtype}"]
     children = {
-        way: turns.Child("analysis.benchmarks.ways", [*passed, f"--child={way}"], _SECONDS.value)
+        way: turns.Child("analysis.benchmarks.ways", [*passed, f"--child={way}"], turns.LIMIT.value)
         for way in _WAYS.value
     }
-    rows = turns.measure(children, _ROUNDS.value, lambda way, child: _STEPS.value)
+    rows = turns.measure(children, turns.ROUNDS.value, lambda way, child: _STEPS.value)
     images = members * _CONFIG.value.batch_size
     table: list[dict[str, Any]] = []
     for way, row in rows.items():
@@ -98,8 +95,8 @@ def main(argv: list[str]) -> None:
             print(
                 line([*first, *numbers, f"{row['compile']:.1f}", f"{row['mib']:.0f}"]), flush=True
             )
-        if _OUT.value:
-            with open(_OUT.value, "w") as file:
+        if turns.OUT.value:
+            with open(turns.OUT.value, "w") as file:
                 json.dump(table, file, indent=2)
 
 
