@@ -60,7 +60,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
             raise
 
 
-def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     """The stored config.json; {} if there is none."""
     path = workdir / "config.json"
     if not path.exists():
@@ -74,7 +74,7 @@ def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:
     """Refuses a directory in which something else was computed."""
-    stored = _read_config(workdir)
+    stored = read_config(workdir)
     if stored and (told := difference(stored["what"], run_spec.what)):
         raise ConfigError(f"--workdir={workdir}: holds a run of another config: {told}")
 
@@ -98,6 +98,6 @@ def write_config(workdir: pathlib.Path, run_spec: Spec | Study, audit: Sequence[
         "how": run_spec.how_as_run,
         "audit": audit,
         **session,
-        "sessions": [*_read_config(workdir).get("sessions", []), session],
+        "sessions": [*read_config(workdir).get("sessions", []), session],
     }
     write_json(config, workdir / "config.json")

@@ -2,9 +2,11 @@
 
     python -m lr_order_jax.main --config=configs/sweep.py[:ARGUMENT] [--workdir=DIR]
                                 [--config.FIELD=VALUE ...]
+    python -m lr_order_jax.main --check=DIR
 
-Exit status: 0 when results are whole, 2 with one line on stderr for a wrong config or input, 130
-after SIGINT and 143 after SIGTERM, with everything saved.
+Exit status: 0 when results are whole (or nothing is found wrong), 1 where a check finds something
+wrong, 2 with one line on stderr for a wrong config or input, 130 after SIGINT and 143 after
+SIGTERM, with everything saved.
 """
 
 import os
@@ -21,11 +23,12 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lr_order_jax import cache, directory, experiment, results, spec, study
+from lr_order_jax import cache, directory, experiment, results, spec, study, verify
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.progress import say
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or FILE:VARIANT.")
+_CHECK = flags.DEFINE_string("check", None, "Directory of a run to verify; nothing is computed.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; see the README.")
 
 
@@ -47,11 +50,15 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         if path and not pathlib.Path(path).is_file():
             raise ConfigError(f"--config={file}: {path} is not a file")
         rest = flags.FLAGS(list(argv))
-        if not file:
+        if _CHECK.value is not None and (file or _WORKDIR.value):
+            raise ConfigError("--check: stands alone, without --config and --workdir")
+        if not file and _CHECK.value is None:
             raise ConfigError("--config is missing: give --config=configs/sweep.py")
         if len(rest) > 1:
-            raise ConfigError(f"{rest[1]!r}: no such argument, options are --config, --workdir")
-        if not hasattr(_CONFIG.value, "items"):
+            raise ConfigError(
+                f"{rest[1]!r}: no such argument, options are --config, --workdir, --check"
+            )
+        if file and not hasattr(_CONFIG.value, "items"):
             raise ConfigError(f"--config={file}: its get_config must return a ConfigDict")
         return rest
     except ConfigError as error:
@@ -80,7 +87,23 @@ def _refuse(line: str) -> None:
     sys.exit(2)
 
 
+def _check(workdir: str) -> None:
+    """Tells what is in the directory of a run and what is wrong with it."""
+    try:
+        report = verify.verify(workdir)
+    except ConfigError as error:
+        _refuse(str(error))
+    for line in report.found:
+        print(line)
+    for line in report.wrong:
+        print(f"WRONG: {line}")
+    print("nothing wrong found" if not report.wrong else f"{len(report.wrong)} things are wrong")
+    sys.exit(1 if report.wrong else 0)
+
+
 def _main(argv: Sequence[str]) -> None:
+    if _CHECK.value is not None:
+        _check(_CHECK.value)
     cache.keep_programs()
     try:
         asked = spec.parse_study(_CONFIG.value)

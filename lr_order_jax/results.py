@@ -25,6 +25,8 @@ from lr_order_jax.sweep import Axis
 
 TIME_UNITS = {"flow_time": "learning rate x steps", "epoch": "epochs"}
 
+MOST_TOLD = 10  # members that diverged which a table names
+
 MEMBER_VARIABLES = {  # times, in the units of the clock
     "annealed_at": Variable("time at which the member was first annealed; NaN if it was not"),
     "ended_at": Variable("time at which the member ended; NaN while it runs"),
@@ -270,6 +272,21 @@ def learning_order(p_times: Any, q_times: Any) -> str:
     return f"{name} ({count}/{known})"
 
 
+def diverged(dataset: xr.Dataset) -> list[str]:
+    """A line for each member that diverged: which, and at what time."""
+    clock = clock_of(dataset)
+    lines = []
+    for column in columns_of(dataset):
+        of_column = dataset.isel(column)
+        label = ", ".join(f"{k} = {v}" for k, v in label_of(dataset, column).items())
+        for s in np.flatnonzero(of_column["status"].values == Status.DIVERGED):
+            seed = int(dataset["seed"].values[s])
+            time = float(of_column["ended_at"].values[s])
+            told = f"diverged (training loss not finite) at {clock.replace('_', ' ')} {time:.6g}"
+            lines.append(f"seed {seed}, {label}: {told}")
+    return lines
+
+
 Cell = Callable[[Mapping[str, int]], str]  # from the index of a column to its text
 
 
@@ -287,14 +304,17 @@ def _table_of_members(
     """One row a combination of hyperparameters: its label, the cells, how many seeds diverged."""
     columns, rows = columns_of(dataset), []
     for column in columns:
-        diverged = int((dataset["status"].isel(column) == Status.DIVERGED).sum())
+        count = int((dataset["status"].isel(column) == Status.DIVERGED).sum())
         told = [cell(column) for cell in cells.values()]
-        rows.append((*label(dataset, column).values(), *told, str(diverged or "")))
+        rows.append((*label(dataset, column).values(), *told, str(count or "")))
+    told = diverged(dataset)
+    if len(told) > MOST_TOLD:
+        told = [*told[:MOST_TOLD], f"{len(told) - MOST_TOLD} more members diverged"]
     return Table(
         f"{title_of(dataset)}: {dataset.sizes['seed']} seeds, mean +- standard error",
         (*label(dataset, columns[0]), *cells, "diverged"),
         rows,
-        remarks,
+        [*remarks, *told],
     )
 
 

@@ -21,7 +21,7 @@ FLOORS = [
     {"lemmas"},
     {"figures", "directory"},
     {"experiment"},
-    {"study"},
+    {"study", "verify"},
     {"main"},
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
