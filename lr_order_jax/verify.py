@@ -166,13 +166,17 @@ def _metrics(path: pathlib.Path, dataset: xr.Dataset, metrics_bytes: int, report
 def _wrong_lines(text: str, dataset: xr.Dataset) -> Iterator[str]:
     clock = results.clock_of(dataset)
     dims = [str(dim) for dim in dataset["step"].dims]
-    at = {dim: {value: i for i, value in enumerate(dataset[dim].values.tolist())} for dim in dims}
+    along = {dim: [str(n) for n, c in dataset.coords.items() if c.dims == (dim,)] for dim in dims}
+    at = {}  # by dimension: the values of all its fields, which are zipped, to their index
+    for dim, names in along.items():
+        points = zip(*(dataset[name].values.tolist() for name in names), strict=True)
+        at[dim] = {point: i for i, point in enumerate(points)}
     arrays = {str(name): array.values for name, array in dataset.items()}
     seen = set()
     for number, line in enumerate(text.splitlines(), 1):
         try:
             record = json.loads(line)
-            index = tuple(at[dim][record[dim]] for dim in dims)
+            index = tuple(at[d][tuple(record[n] for n in names)] for d, names in along.items())
         except (ValueError, KeyError, TypeError):
             yield f"line {number} is no record of this run"
             continue

@@ -184,6 +184,15 @@ def test_a_run_without_results_yet(folder):
     assert "results.nc: not there yet" in report.found
 
 
+def test_zipped_fields_tell_members_of_one_rate_apart(tiny, tmp_path):
+    zipped = {"eta_init": (0.2, 0.2), "noise_scale": (1.0, 0.5), "eta_2": (0.05,)}
+    values = tiny(**zipped, zipped=("eta_init+noise_scale",))
+    experiment.run(spec.parse(values), tmp_path / "run")
+    assert verify.verify(tmp_path / "run").wrong == []
+    change_line(tmp_path / "run", 1, other_loss)
+    assert "line 2 has train_loss" in verify.verify(tmp_path / "run").wrong[0]
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="is not the directory of a run"):
         verify.verify(tmp_path)
