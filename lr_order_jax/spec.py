@@ -127,8 +127,9 @@ def parse_study(config: Any) -> Study:
     zipped = [entry for entry in entries if set(entry.split("+")) & set(outer)]
     axes = tuple(axis for axis in sweep.make_axes(outer, zipped) if len(axis) > 1)
     points = sweep.make_members(axes)
-    inner = {"zipped": tuple(entry for entry in entries if entry not in zipped)}
-    specs = tuple(parse({**values, **inner, **point}) for point in points)
+    if "zipped" in values:
+        values["zipped"] = tuple(entry for entry in entries if entry not in zipped)
+    specs = tuple(parse({**values, **point}) for point in points)
     if not axes:
         return Study((), points, specs, specs[0].what)
     what = {"zipped": list(entries)}

@@ -42,6 +42,9 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
     again = call(SMOKE, f"--workdir={tmp_path / 'run'}")
     assert again.returncode == 0
     assert "nothing left to run" in again.stderr
+    check = call("--check", tmp_path / "run")
+    assert (check.returncode, check.stderr) == (0, "")
+    assert check.stdout.endswith("nothing wrong found\n")
     other = call(SMOKE, f"--workdir={tmp_path / 'run'}", "--config.d=30")
     assert (other.returncode, other.stdout) == (2, "")
     assert other.stderr.count("\n") == 1
@@ -52,6 +55,8 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
     ("arguments", "told"),
     [
         ([], "--config is missing"),
+        (["--check=analysis"], "--check=analysis: is not the directory of a run"),
+        ([SMOKE, "--check=runs"], "--check: stands alone"),
         (["--config=configs/swep.py"], "configs/swep.py is not a file"),
         (["--config=configs"], "configs is not a file"),
         (["--config=configs/sweep.py:smok"], "has no variant 'smok', use 'smoke' or none"),
@@ -72,7 +77,7 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(arguments, told, tmp_path):
-    if not any(a.startswith("--workdir") for a in arguments):
+    if not any(a.startswith(("--workdir", "--check")) for a in arguments):
         arguments = [*arguments, f"--workdir={tmp_path / 'run'}"]
     done = call(*arguments)
     assert done.returncode == 2, done.stderr
