@@ -55,7 +55,11 @@ def sweep_of(config: Any) -> Sweep:
         v = np.stack([v["z"], v["zeta"]], axis=-2)
     else:
         x2 = x2 @ np.asarray(grid.data.own.directions)
-    members = lambda leaf: np.swapaxes(leaf.reshape(-1, *leaf.shape[2:]), 1, 2)  # noqa: E731
+
+    def members(leaf):
+        """(S, H, d, m) -> (M, m, d), contiguous: PyTorch would keep the strides of a view."""
+        return np.ascontiguousarray(np.swapaxes(leaf.reshape(-1, *leaf.shape[2:]), 1, 2))
+
     hypers = grid.hypers
     tau_xi = hypers.tau_xi or dict.fromkeys(("W", "V"), np.zeros((1, 1)))  # None: no noise
     return Sweep(
