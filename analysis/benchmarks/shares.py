@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -45,10 +46,10 @@ def calls_of(program: str) -> dict[str, str]:
     return {name: bodies.get(body, "") for name, body in calls.items()}
 
 
-def kind_of(name: str, calls: Mapping[str, str]) -> str:
-    """The kind of an operation of a profile."""
-    if name in calls:
-        found = re.findall(r" (convolution|dot|transpose|copy|reduce)\(", calls[name])
+def kind_of(name: str, called: str | None) -> str:
+    """The kind of an operation of a profile, from what it calls if it is a call of YNNPACK."""
+    if called is not None:
+        found = re.findall(r" (convolution|dot|transpose|copy|reduce)\(", called)
         name = found[0] if found else name
     for kind, parts in KINDS:
         if any(part in name for part in parts) and "convert" not in name:
@@ -57,13 +58,15 @@ def kind_of(name: str, calls: Mapping[str, str]) -> str:
 
 
 def durations(events: Iterable[Mapping[str, Any]], calls: Mapping[str, str]) -> dict[str, float]:
-    """Microseconds of each kind over all threads, from the events of a trace."""
+    """Microseconds of each kind over all threads, from the events of a trace. The names of `calls`
+    are "program/operation"."""
     total: collections.Counter[str] = collections.Counter()
     for event in events:
         operation = event.get("args", {}).get("hlo_op")
         # A loop's time is that of what is inside.
         if event.get("ph") == "X" and operation and not operation.startswith("while"):
-            total[kind_of(operation, calls)] += event["dur"]
+            called = calls.get(f"{event['args'].get('hlo_module')}/{operation}")
+            total[kind_of(operation, called)] += event["dur"]
     return dict(total)
 
 
@@ -80,9 +83,13 @@ def profile(workload: str, folder: pathlib.Path) -> dict[str, float]:
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     modules = {e["args"]["hlo_module"] for e in events if "hlo_module" in e.get("args", {})}
     calls: dict[str, str] = {}
-    for path in folder.glob("*.cpu_after_optimizations.txt"):
-        if path.name.split(".")[1] in modules:
-            calls |= calls_of(path.read_text())
+    for module in modules:
+        paths = folder.glob(f"module_*.{module}.*cpu_after_optimizations.txt")
+        found = [of_program for path in paths if (of_program := calls_of(path.read_text()))]
+        if len(found) > 1:  # names of operations would not tell them apart
+            raise RuntimeError(f"{workload}: has {len(found)} programs {module}")
+        for of_program in found:
+            calls |= {f"{module}/{name}": text for name, text in of_program.items()}
     return durations(events, calls)
 
 
@@ -91,7 +98,8 @@ def main(argv: list[str]) -> None:
     for workload in suite.workloads_asked() or ("wrn-1-1", "wrn-4-1", "large-32"):
         child = os.fork()  # XLA's flags are read once in a process
         if child:
-            os.waitpid(child, 0)
+            if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+                sys.exit(1)
             continue
         with tempfile.TemporaryDirectory() as name:
             dump = f"--xla_dump_to={name} --xla_dump_hlo_as_text"
