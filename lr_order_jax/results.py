@@ -275,7 +275,9 @@ def learning_order(p_times: Any, q_times: Any) -> str:
 def diverged(dataset: xr.Dataset) -> list[str]:
     """A line for each member that diverged: which, and at what time."""
     clock = clock_of(dataset)
-    lines = []
+    lines: list[str] = []
+    if "ended_at" not in dataset:
+        return lines
     for column in columns_of(dataset):
         of_column = dataset.isel(column)
         label = ", ".join(f"{k} = {v}" for k, v in label_of(dataset, column).items())
