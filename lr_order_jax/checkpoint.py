@@ -192,7 +192,7 @@ def restore(workdir: str | os.PathLike, step: int | None = None) -> tuple[PyTree
       NoCheckpoint: if there is no such checkpoint.
       ValueError: if it is damaged.
     """
-    with _reading(workdir) as checkpoints:
+    with reading(workdir) as checkpoints:
         steps = checkpoints.steps()
         if not steps or (step is not None and step not in steps):
             raise NoCheckpoint(f"{checkpoints.directory} holds steps {steps}, not {step}")
@@ -205,12 +205,17 @@ def stored_steps(workdir: str | os.PathLike) -> list[int]:
     Raises:
       NoCheckpoint: if there is no directory of them.
     """
-    with _reading(workdir) as checkpoints:
+    with reading(workdir) as checkpoints:
         return checkpoints.steps()
 
 
 @contextlib.contextmanager
-def _reading(workdir: str | os.PathLike) -> Iterator[Checkpoints]:
+def reading(workdir: str | os.PathLike) -> Iterator[Checkpoints]:
+    """The checkpoints of a run's directory, to be read only.
+
+    Raises:
+      NoCheckpoint: if there is no directory of them.
+    """
     directory = pathlib.Path(workdir) / "checkpoints"
     if not directory.is_dir():
         raise NoCheckpoint(f"{directory} does not exist")

@@ -272,12 +272,16 @@ def learning_order(p_times: Any, q_times: Any) -> str:
     return f"{name} ({count}/{known})"
 
 
+def first_of(lines: Sequence[str], most: int, what: str) -> list[str]:
+    """The first lines, and one that says how many there are more of `what`."""
+    rest = len(lines) - most
+    return [*lines[:most], *([f"{rest} more {what}"] if rest > 0 else [])]
+
+
 def diverged(dataset: xr.Dataset) -> list[str]:
     """A line for each member that diverged: which, and at what time."""
     clock = clock_of(dataset)
-    lines: list[str] = []
-    if "ended_at" not in dataset:
-        return lines
+    lines = []
     for column in columns_of(dataset):
         of_column = dataset.isel(column)
         label = ", ".join(f"{k} = {v}" for k, v in label_of(dataset, column).items())
@@ -309,9 +313,7 @@ def _table_of_members(
         count = int((dataset["status"].isel(column) == Status.DIVERGED).sum())
         told = [cell(column) for cell in cells.values()]
         rows.append((*label(dataset, column).values(), *told, str(count or "")))
-    told = diverged(dataset)
-    if len(told) > MOST_TOLD:
-        told = [*told[:MOST_TOLD], f"{len(told) - MOST_TOLD} more members diverged"]
+    told = first_of(diverged(dataset), MOST_TOLD, "members diverged")
     return Table(
         f"{title_of(dataset)}: {dataset.sizes['seed']} seeds, mean +- standard error",
         (*label(dataset, columns[0]), *cells, "diverged"),

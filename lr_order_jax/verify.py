@@ -102,21 +102,22 @@ def _checkpoints(
 ) -> tuple[int, Mapping[str, Any], int]:
     """Every checkpoint. Step, history and length of metrics.jsonl of the newest whole one."""
     newest: tuple[int, Mapping[str, Any], int] = (-1, {}, 0)
-    try:
-        steps = checkpoint.stored_steps(workdir)
-    except checkpoint.NoCheckpoint:
-        steps = []
-    if not steps:
+    if not (workdir / "checkpoints").is_dir():
         report.found.append("checkpoints: none yet")
-    for step in steps:
-        try:
-            tree, meta = checkpoint.restore(workdir, step)
-        except ValueError as error:
-            report.wrong.append(f"checkpoint of step {step}: {error}")
-            continue
-        if told := spec.difference(what, meta.get("what", {})):
-            report.wrong.append(f"checkpoint of step {step}: is of another config: {told}")
-        newest = step, tree["history"], int(meta["metrics_bytes"])
+        return newest
+    with checkpoint.reading(workdir) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps:
+            report.found.append("checkpoints: none yet")
+        for step in steps:
+            try:
+                tree, meta = checkpoints.restore(step)
+            except ValueError as error:
+                report.wrong.append(f"checkpoint of step {step}: {error}")
+                continue
+            if told := spec.difference(what, meta.get("what", {})):
+                report.wrong.append(f"checkpoint of step {step}: is of another config: {told}")
+            newest = step, tree["history"], int(meta["metrics_bytes"])
     if newest[0] >= 0:
         report.found.append(f"checkpoints: steps {', '.join(map(str, steps))}, checksums compared")
     return newest
@@ -155,10 +156,8 @@ def _metrics(path: pathlib.Path, dataset: xr.Dataset, metrics_bytes: int, report
         )
     whole = content[: max(metrics_bytes, content.rfind(b"\n") + 1)]  # the rest was being written
     wrong = list(_wrong_lines(whole.decode(errors="replace"), dataset))
-    for line in wrong[:MOST_TOLD]:
+    for line in results.first_of(wrong, MOST_TOLD, "lines are wrong"):
         report.wrong.append(f"metrics.jsonl: {line}")
-    if len(wrong) > MOST_TOLD:
-        report.wrong.append(f"metrics.jsonl: {len(wrong) - MOST_TOLD} more lines are wrong")
     lines = content.count(b"\n")
     report.found.append(f"metrics.jsonl: {lines} records, compared with results.nc")
 

@@ -29,6 +29,7 @@ def dataset():
         "test_error": (curves, error),
         "step": (curves, np.broadcast_to(time, (2, 2, 5)).copy()),
         "annealed_at": (("seed", "eta_init"), np.array([[2.0, nan]] * 2)),
+        "ended_at": (("seed", "eta_init"), np.full((2, 2), float(time[-1]))),
         "status": (("seed", "eta_init"), np.full((2, 2), Status.COMPLETED.value)),
     }
     coords = {"seed": [0, 1], "eta_init": [0.2, 0.1], "flow_time": time}
@@ -133,6 +134,7 @@ def patched():
         "patch_accuracy": (curves, patch),
         "step": (curves, np.zeros((2, 2, 5))),
         "annealed_at": (("seed", "arm"), np.array([[2.0, np.nan]] * 2)),
+        "ended_at": (("seed", "arm"), np.full((2, 2), 4.0)),
         "status": (("seed", "arm"), np.full((2, 2), Status.COMPLETED.value)),
     }
     coords = {

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import load_config
 
 from lr_order_jax import experiment, results, spec, study, verify
 from lr_order_jax.fields import ConfigError
@@ -16,8 +17,6 @@ from lr_order_jax.fields import ConfigError
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A tiny run, as `tiny` makes it."""
-    from conftest import load_config
-
     values = dict(load_config("sweep", "smoke").items())
     values |= {"d": 6, "n": 12, "m_w": 4, "m_v": 8, "num_test": 16, "keep_at": (0.0, 5.0)}
     folder = tmp_path_factory.mktemp("verify") / "run"

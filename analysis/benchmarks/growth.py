@@ -19,29 +19,20 @@ import itertools
 import json
 import math
 import pathlib
-import runpy
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
 
 from absl import app, flags
 
-from analysis.benchmarks import turns
+from analysis.benchmarks import turns, two_layer
+from analysis.benchmarks.two_layer import RATES
 
 _AXES = flags.DEFINE_list("axes", None, "Of members, m_v, d, n, steps; all by default.")
 _POINT = flags.DEFINE_list("point", None, "AXIS,VALUE to measure here (used internally).")
 
-RATES = tuple(0.2 / 2**i for i in range(8))
-BASE: dict[str, Any] = {
-    "num_test": 1,
-    "num_records": 1,
-    "flow_time_1": 1e5,
-    "flow_time_2": 1e5,
-    "num_seeds": 1,
-}
-BASE |= {"m_v": (2000,), "eta_init": RATES}
+BASE: dict[str, Any] = {"num_seeds": 1, "m_v": (2000,), "eta_init": RATES}
 AXES: dict[str, tuple[int, ...]] = {
     "members": (1, 2, 4, 8, 16, 32, 64, 128, 256),
     "m_v": (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000),
@@ -53,7 +44,7 @@ AXES: dict[str, tuple[int, ...]] = {
 
 def config_of(axis: str, value: int) -> dict[str, Any]:
     """The config of one point."""
-    values = dict(runpy.run_path("configs/sweep.py")["get_config"]().items()) | BASE
+    values = two_layer.endless("sweep") | BASE
     if axis == "members":
         values |= {"eta_init": RATES[:value], "num_seeds": max(1, value // len(RATES))}
     elif axis != "steps":
@@ -65,22 +56,16 @@ def measure_point(axis: str, value: int) -> dict[str, float]:
     """Time and memory of one point, in this process."""
     import jax.numpy as jnp
 
-    from lr_order_jax import spec, sweep
-
     jnp.zeros(1).block_until_ready()
     before = turns.peak_mib()
-    parsed = spec.parse(config_of(axis, value))
-    grid = sweep.make_grid(parsed.problem, parsed.seeds, ())
-    members = sweep.place_members(parsed.problem, grid, *parsed.ways)
-    state = sweep.init_state(parsed.problem, grid)
-    planned = members.memory(state, range(grid.shape[1]))
-    members.put(state, range(grid.shape[1]))
+    members, state = turns.placed(config_of(axis, value))
+    planned = members.memory(state, range(state.status.shape[1]))
     del state
+    steps = turns.stepping(members)
 
     def take(start: int, count: int) -> float:
         begun = time.perf_counter()
-        members.advance(start, count)
-        members.fetch("status")  # waits
+        steps(start, count)
         return time.perf_counter() - begun
 
     take(0, 0)
@@ -100,13 +85,12 @@ def in_a_process(axis: str, value: int) -> dict[str, float]:
     Raises:
       RuntimeError: with its last line, if it fails.
     """
-    command = [sys.executable, "-m", "analysis.benchmarks.growth", f"--point={axis},{value}"]
-    command += [f"--seconds={turns.SECONDS.value}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        told = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise RuntimeError(f"{axis} = {value}: {told[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    arguments = [f"--point={axis},{value}", f"--seconds={turns.SECONDS.value}"]
+    child = turns.Child("analysis.benchmarks.growth", arguments, turns.LIMIT.value)
+    told, error = child.answer(), child.close()
+    if told is None:
+        raise RuntimeError(f"{axis} = {value}: {error}")
+    return told
 
 
 def slopes(rows: list[dict[str, Any]]) -> None:
@@ -147,11 +131,7 @@ def main(argv: list[str]) -> None:
     if asked := _POINT.value:
         print(json.dumps(measure_point(asked[0], int(asked[1]))))
         return
-    names = _AXES.value or list(AXES)
-    for name in names:
-        if name not in AXES:
-            raise app.UsageError(f"--axes={name}: must be of {', '.join(AXES)}")
-    points = [(name, value) for name in names for value in AXES[name]]
+    points = [(name, value) for name in turns.asked(_AXES, AXES) for value in AXES[name]]
     found: dict[tuple[str, int], list[dict[str, float]]] = {point: [] for point in points}
     for number in range(turns.ROUNDS.value):
         for point in points:
@@ -167,10 +147,9 @@ def main(argv: list[str]) -> None:
         slope = f"{row['slope']:.2f}" if "slope" in row else ""
         numbers = (f"{row['ms']:.3f}", slope, f"{row['mib']:.0f}", f"{row['planned']:.0f}")
         print(FORM.format(row["axis"], row["value"], *numbers))
+    turns.write_table(rows)
     if turns.OUT.value:
-        out = pathlib.Path(turns.OUT.value)
-        out.write_text(json.dumps(rows, indent=2))
-        draw(rows, out.with_suffix(".png"))
+        draw(rows, pathlib.Path(turns.OUT.value).with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ class Variant:
     """The members of a config with some probes, placed and compiled."""
 
     def __init__(self, config, probes: tuple[str, ...]):
-        self.members, shape = turns.placed({**dict(config.items()), "probes": probes})
-        self.all = np.ones(shape, bool)
+        self.members, state = turns.placed({**dict(config.items()), "probes": probes})
+        self.take = turns.stepping(self.members)
+        self.all = np.ones(state.status.shape, bool)
         self.step = 0
         self.advance(1)
         self.record()
@@ -35,8 +36,7 @@ class Variant:
     def advance(self, steps: int) -> float:
         """Milliseconds a step."""
         start = time.perf_counter()
-        self.members.advance(self.step, steps)
-        self.members.fetch("status")  # waits
+        self.take(self.step, steps)
         self.step += steps
         return 1000 * (time.perf_counter() - start) / steps
 

@@ -21,10 +21,11 @@ from typing import Any
 
 from absl import app, flags
 
-from analysis.benchmarks import suite
+from analysis.benchmarks import suite, turns
 
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps in the profile.", lower_bound=1)
 
+DEFAULT = ("wrn-1-1", "wrn-4-1", "large-32")
 KINDS = (  # of an operation, by the first that its name or what it calls contains
     ("convolution", ("conv",)),
     ("product", ("dot",)),
@@ -95,7 +96,8 @@ def profile(workload: str, folder: pathlib.Path) -> dict[str, float]:
 
 def main(argv: list[str]) -> None:
     del argv
-    for workload in suite.workloads_asked() or ("wrn-1-1", "wrn-4-1", "large-32"):
+    asked = turns.asked(suite.WORKLOADS_FLAG, suite.WORKLOADS)
+    for workload in asked if suite.WORKLOADS_FLAG.present else DEFAULT:
         child = os.fork()  # XLA's flags are read once in a process
         if child:
             if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):

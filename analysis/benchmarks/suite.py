@@ -29,7 +29,6 @@ its own and they take turns. Reported are, as medians over the rounds,
 Executed operations are those of matrix products only, and are not counted for networks and `lazy`.
 """
 
-import json
 import math
 import runpy
 import statistics
@@ -39,12 +38,11 @@ from absl import app, flags
 
 from analysis.benchmarks import networks, turns, two_layer
 
-_WORKLOADS = flags.DEFINE_list("workloads", None, "Names as above; all by default.")
+WORKLOADS_FLAG = flags.DEFINE_list("workloads", None, "Names as above; all by default.")
 _SYSTEMS = flags.DEFINE_list("systems", None, "Names as in the table; all by default.")
 _CHILD = flags.DEFINE_list("child", None, "WORKLOAD,SYSTEM to run here (used internally).")
 
 SIDE = 1536  # of the square matrices whose product is the peak
-NUM_RATES = 8
 
 
 def _shapes(n: int, d: int, m: int) -> dict[str, Any]:
@@ -72,14 +70,13 @@ def config_of(workload: str) -> dict[str, Any]:
     """The config of a two-layer or lazy workload, whose members do not end."""
     kind, _, number = workload.partition("-")
     file = "lazy_limit" if kind == "lazy" else "sweep"
-    values = dict(runpy.run_path(f"configs/{file}.py")["get_config"]().items())
-    values |= {"num_test": 1, "num_records": 1, "flow_time_1": 1e5, "flow_time_2": 1e5}
+    values = two_layer.endless(file)
     if kind == "default":
         values["m_v"] = (1000 * int(number[:-1]),)
     if kind in SIZES:
-        rates = tuple(0.2 / 2**i for i in range(NUM_RATES))
+        rates = two_layer.RATES
         values |= SIZES[kind] | {"eta_init": rates, "eta_2": rates[-1:]}
-        values["num_seeds"] = int(number) // NUM_RATES
+        values["num_seeds"] = int(number) // len(rates)
     return values
 
 
@@ -126,13 +123,14 @@ def make(workload: str, system: str) -> turns.Take:
     return two_layer.make(system, two_layer.sweep_of(config))
 
 
-def executed(system: str, config: dict[str, Any]) -> tuple[float, float]:
-    """Operations of the matrix products of one member's step: those done, and those of all rows."""
+def executed(system: str, config: dict[str, Any], rows: int) -> tuple[float, float]:
+    """Operations of the matrix products of one member's step: those done, and those of all rows.
+    The package multiplies x1 of so many `rows`."""
     d, n, m_w, m_v = (config[name][0] for name in ("d", "n", "m_w", "m_v"))
     planar = config["v_representation"] == "planar"  # three directions on all sides
     of_directions = 4 * 3 * (2 if planar else d) * m_v
     whole = 4 * n * d * m_w + (of_directions if planar else 4 * n * d * m_v)
-    with_p = 4 * two_layer.rows_with_p(config) * d * m_w
+    with_p = 4 * rows * d * m_w
     done = {"ours": with_p + of_directions, "products": with_p}
     return done.get(system, whole), whole
 
@@ -142,18 +140,6 @@ def members_of(workload: str) -> int:
     if workload.startswith(("small", "large", "wrn")):
         return int(workload.split("-")[-1])
     return 30
-
-
-def workloads_asked() -> list[str]:
-    """Those of the flag.
-
-    Raises:
-      app.UsageError: if one is unknown.
-    """
-    for name in _WORKLOADS.value or ():
-        if name not in WORKLOADS:
-            raise app.UsageError(f"--workloads={name}: must be of {', '.join(WORKLOADS)}")
-    return _WORKLOADS.value or []
 
 
 def systems_of(workload: str) -> list[str]:
@@ -182,6 +168,9 @@ def measure(workload: str) -> list[dict[str, Any]]:
     median = {name: statistics.median(r["seconds"]) for name, r in rows.items() if r["seconds"]}
     best = max(2 * SIDE**3 / median[name] for name in systems if name in median and "peak" in name)
     members = members_of(workload)
+    is_counted = not workload.startswith(("wrn", "lazy"))
+    config = config_of(workload) if is_counted else {}
+    with_p = two_layer.rows_with_p(config) if is_counted else 0
     table = []
     for system in systems_of(workload):
         row = {"workload": workload, "system": system, "members": members, **rows[system]}
@@ -191,8 +180,8 @@ def measure(workload: str) -> list[dict[str, Any]]:
                 "ms": 1e3 * seconds / members,
                 "to_ours": seconds / median.get("ours", math.nan),
             }
-            if not workload.startswith(("wrn", "lazy")):
-                done, whole = executed(system, config_of(workload))
+            if is_counted:
+                done, whole = executed(system, config, with_p)
                 row |= {"flops": done * members / seconds, "done": done / whole}
                 row |= {"peak_flops": best, "of_peak": row["flops"] / best}
         table.append(row)
@@ -227,13 +216,11 @@ def main(argv: list[str]) -> None:
         return
     print(line(HEAD), flush=True)
     table: list[dict[str, Any]] = []
-    for name in workloads_asked() or WORKLOADS:
+    for name in turns.asked(WORKLOADS_FLAG, WORKLOADS):
         for row in measure(name):
             table.append(row)
             print(told(row), flush=True)
-        if turns.OUT.value:
-            with open(turns.OUT.value, "w") as file:
-                json.dump(table, file, indent=2)
+        turns.write_table(table)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,17 @@ seconds that steps [START, START + COUNT) took and its peak memory.
 
 import json
 import os
+import pathlib
 import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from absl import flags
+from absl import app, flags
 
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", 1.0, "About how long a round of one system is.")
@@ -43,27 +44,51 @@ def serve(make: Callable[[], Take]) -> None:
         print(json.dumps({"seconds": time.perf_counter() - start, "mib": peak_mib()}), flush=True)
 
 
-def placed(config: Any) -> tuple[Any, tuple[int, int]]:
-    """The members of a config before the first step, on the device, and the shape of their grid."""
+def asked(flag: Any, allowed: Iterable[str]) -> list[str]:
+    """The names of a list flag; all that are allowed if it is not given.
+
+    Raises:
+      app.UsageError: if one is not allowed.
+    """
+    allowed = list(allowed)
+    for name in flag.value or ():
+        if name not in allowed:
+            raise app.UsageError(f"--{flag.name}={name}: must be of {', '.join(allowed)}")
+    return flag.value or allowed
+
+
+def write_table(rows: Sequence[dict[str, Any]]) -> None:
+    """The rows so far as JSON, where --out names a file."""
+    if OUT.value:
+        pathlib.Path(OUT.value).write_text(json.dumps(rows, indent=2))
+
+
+def placed(config: Any) -> tuple[Any, Any]:
+    """The members of a config before the first step, on the device, and their state on the host."""
     from lr_order_jax import spec, sweep
 
     parsed = spec.parse(config)
     grid = sweep.make_grid(parsed.problem, parsed.seeds, parsed.common.zipped)
     members = sweep.place_members(parsed.problem, grid, *parsed.ways)
-    members.put(sweep.init_state(parsed.problem, grid), range(grid.shape[1]))
-    return members, grid.shape
+    state = sweep.init_state(parsed.problem, grid)
+    members.put(state, range(grid.shape[1]))
+    return members, state
 
 
-def ours(config: Any, driving: str | None = None, mapping: str | None = None) -> Take:
-    """The package's own programs; in its default way unless one is named."""
-    how = {"driving": driving, "mapping": mapping}
-    members, _ = placed({**dict(config.items()), **how})
+def stepping(members: Any) -> Take:
+    """Takes steps of members that are placed."""
 
     def take(start, count):
         members.advance(start, count)
         members.fetch("status")  # waits
 
     return take
+
+
+def ours(config: Any, driving: str | None = None, mapping: str | None = None) -> Take:
+    """The package's own programs; in its default way unless one is named."""
+    how = {"driving": driving, "mapping": mapping}
+    return stepping(placed({**dict(config.items()), **how})[0])
 
 
 def peak_mib() -> float:

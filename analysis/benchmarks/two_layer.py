@@ -14,6 +14,7 @@ noise of its own.
 
 import dataclasses
 import functools
+import runpy
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,15 @@ def sweep_of(config: Any) -> Sweep:
         second={"W": state.stats["w"][:, 0], "V": state.stats["v"][:, 0]},
         weights={"W": members(state.params["W"]), "V": members(v)},
     )
+
+
+RATES = tuple(0.2 / 2**i for i in range(8))
+
+
+def endless(file: str) -> dict[str, Any]:
+    """The values of a config of the synthetic problems, whose members do not end."""
+    values = dict(runpy.run_path(f"configs/{file}.py")["get_config"]().items())
+    return values | {"num_test": 1, "num_records": 1, "flow_time_1": 1e5, "flow_time_2": 1e5}
 
 
 def rows_with_p(config: Any) -> int:

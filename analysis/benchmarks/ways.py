@@ -11,7 +11,6 @@ fastest JAX way and to PyTorch, seconds to compile, MiB.
 """
 
 import itertools
-import json
 import statistics
 import sys
 from typing import Any
@@ -95,9 +94,7 @@ def main(argv: list[str]) -> None:
             print(
                 line([*first, *numbers, f"{row['compile']:.1f}", f"{row['mib']:.0f}"]), flush=True
             )
-        if turns.OUT.value:
-            with open(turns.OUT.value, "w") as file:
-                json.dump(table, file, indent=2)
+        turns.write_table(table)
 
 
 if __name__ == "__main__":
