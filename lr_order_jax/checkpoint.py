@@ -34,6 +34,13 @@ _OF_THE_MACHINE = (
 )
 
 
+def _errno_of(error: Exception) -> int | None:
+    """The system's number of an error; TensorStore has it in the text of a ValueError."""
+    if found := re.search(r"os_error_code='(\d+)'", str(error)):
+        return int(found[1])
+    return getattr(error, "errno", None)
+
+
 class NoCheckpoint(LookupError):
     """There is no such checkpoint."""
 
@@ -75,17 +82,21 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike, newest: int = 3, read_only: bool = False):
         self.directory = pathlib.Path(directory).resolve()
-        self._newest = newest
+        self._newest, self._doomed = newest, self.directory / "deleted"
         self._kept: set[int] = set()  # steps kept for good; stands in each checkpoint's metadata
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=not read_only,  # what a kill inside a write left behind
             create=not read_only,
+            # Renamed before it is deleted: a kill in between must leave no half of a checkpoint.
+            todelete_subdir=None if read_only else self._doomed.name,
             save_interval_steps=0 if read_only else 1,
             read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        if not read_only:
+            shutil.rmtree(self._doomed, ignore_errors=True)  # of a run that was killed
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         """Which checkpoints (oldest first) stay: Orbax asks after each save."""
@@ -103,6 +114,9 @@ class Checkpoints:
         """Stores a tree of nested dicts of NumPy arrays and a JSON object under a step.
 
         A checkpoint of that step which is there already is the same one: nothing is written.
+
+        Raises:
+          OSError: if it cannot be written, as where the disk is full.
         """
         if for_good:
             self._kept.add(step)
@@ -113,7 +127,13 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             arrays=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(sealed)
         )
-        self._manager.save(step, args=arguments, force=True)
+        try:
+            self._manager.save(step, args=arguments, force=True)
+        except Exception as error:
+            if (number := _errno_of(error)) is None:
+                raise
+            raise OSError(number, os.strerror(number), str(self.directory)) from error
+        shutil.rmtree(self._doomed, ignore_errors=True)
 
     def restore(self, step: int) -> tuple[PyTree, dict]:
         """The tree and the JSON object of a step, checked against their digests.
@@ -129,7 +149,7 @@ class Checkpoints:
             meta, seal = restored.meta["meta"], restored.meta["seal"]
             tree = jax.tree.map(np.asarray, restored.arrays)
         except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
+            if isinstance(error, MemoryError) or _errno_of(error) in _OF_THE_MACHINE:
                 raise
             reason = str(error).strip().split("\n")[0][:200]
             raise ValueError(f"cannot be read ({type(error).__name__}: {reason})") from error

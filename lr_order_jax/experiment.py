@@ -153,7 +153,8 @@ class _Run:
     def tell_memory(self, asked: int, fit: int, taken: int, free: int | None) -> None:
         """One line on what a member takes and what there is."""
         seeds, data = len(self.grid.seeds), memory.size_of(self.grid.data)
-        member = max(taken - data, 1) / (fit * seeds)
+        stored = memory.size_of(self.kept) / self.kept.status.size  # a program can take less data
+        member = max((taken - data) / (fit * seeds), stored)
         text = f"memory: {memory.human(taken)} for {fit * seeds} members, "
         text += f"{memory.human(member)} a member and {memory.human(data)} of data"
         if free is not None:

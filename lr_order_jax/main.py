@@ -15,6 +15,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 if __name__ == "__main__":  # Ctrl-C while modules load: there is nothing to save yet
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -87,6 +88,13 @@ def _refuse(line: str) -> None:
     sys.exit(2)
 
 
+def _tell_unraisable(report: Any) -> None:
+    """Tells of an error in another library's thread. After a read or write of Orbax's has failed,
+    which we tell, TensorStore's threads still report to its event loop, which is closed."""
+    if str(report.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(report)
+
+
 def _check(workdir: str) -> None:
     """Tells what is in the directory of a run and what is wrong with it."""
     try:
@@ -102,6 +110,7 @@ def _check(workdir: str) -> None:
 
 
 def _main(argv: Sequence[str]) -> None:
+    sys.unraisablehook = _tell_unraisable
     if _CHECK.value is not None:
         _check(_CHECK.value)
     cache.keep_programs()

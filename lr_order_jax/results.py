@@ -153,13 +153,16 @@ def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) -
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except OSError as error:  # not each names the file
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
 
 
 def write_results(dataset: xr.Dataset, path: str | os.PathLike) -> None:
     """Writes `results.nc`, whole or not at all."""
-    write_aside(path, lambda aside: dataset.to_netcdf(aside, engine="h5netcdf"))
+    content = dataset.to_netcdf(engine="h5netcdf")  # HDF5 itself crashes where a disk is full
+    write_aside(path, lambda aside: aside.write_bytes(content))
 
 
 def write_json(value: Any, path: str | os.PathLike) -> None:

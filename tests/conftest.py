@@ -34,6 +34,20 @@ def load_config(name: str, variant: str = ""):
     return module.get_config(variant) if variant else module.get_config()
 
 
+def pytest_terminal_summary(terminalreporter):
+    """The counts that tests recorded as "faults: ..." or "cases: ...", with what was lost."""
+    counts: dict[str, int] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, count in report.user_properties:
+                if report.when == "call" and name.startswith(("faults: ", "cases: ")):
+                    counts[name] = counts.get(name, 0) + count
+    if counts:
+        terminalreporter.section("faults injected and cases tried; each that is lost fails a test")
+        for name, count in sorted(counts.items()):
+            terminalreporter.line(f"{count:6} {name}")
+
+
 @pytest.fixture
 def tiny():
     """A function that gives the values of the smoke config with changes: tiny(d=4, ...)."""

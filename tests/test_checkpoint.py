@@ -88,6 +88,22 @@ def test_a_damaged_newest_is_set_aside_and_told(stored, damage):
     assert stored.restore_latest(print)[0]["params"]["W"][0, 0, 0] == 15.5
 
 
+def test_a_kill_in_a_deletion_leaves_no_half_of_a_checkpoint(tmp_path, monkeypatch):
+    """It is renamed first; what is left of it is removed by the next run."""
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)
+    with contextlib.closing(Checkpoints(tmp_path, newest=1)) as killed:
+        for step in (1, 2, 3):
+            killed.save(step, tree(), {})
+        assert killed.steps() == [3]
+        assert (tmp_path / "deleted" / "1").is_dir()
+    monkeypatch.undo()
+    with contextlib.closing(Checkpoints(tmp_path, newest=1)) as again:
+        assert again.steps() == [3]
+        assert not (tmp_path / "deleted").exists()
+        again.save(4, tree(), {})
+    assert {p.name for p in tmp_path.iterdir()} == {"4"}
+
+
 def test_no_checkpoint(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     with pytest.raises(NoCheckpoint):

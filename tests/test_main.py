@@ -1,7 +1,6 @@
 """The command as users type it, in processes of its own: exit status, one line, resume, kills."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -164,37 +163,6 @@ def test_a_signal_saves_and_the_same_command_finishes_with_equal_bytes(whole, tm
     assert done.returncode == 0, done.stderr
     assert "continuing at step" in done.stderr
     assert written(tmp_path / "run") == whole
-
-
-@pytest.mark.slow
-def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
-    chance, kills = random.Random(0), 0
-    for _ in range(4):
-        child = started(LONG, tmp_path / "run")
-        if child is None:
-            break
-        time.sleep(chance.uniform(0.1, 1.5))
-        child.kill()
-        child.communicate()
-        kills += child.returncode == -signal.SIGKILL
-        if (tmp_path / "run" / "results.nc").exists():
-            results.read_results(tmp_path / "run")  # whole, if not complete
-    assert kills >= 2
-    done = call(*LONG, f"--workdir={tmp_path / 'run'}")
-    assert done.returncode == 0, done.stderr
-    assert written(tmp_path / "run") == whole
-
-
-@pytest.mark.slow
-def test_a_workdir_in_use_by_a_live_run_is_refused(tmp_path):
-    endless = [*LONG, "--config.flow_time_2=100000."]
-    child = started(endless, tmp_path / "run")
-    done = call(*endless, f"--workdir={tmp_path / 'run'}")
-    child.kill()
-    child.communicate()
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "is in use by a live run" in done.stderr
 
 
 def test_the_default_workdir_is_named_after_config_and_what_is_computed(tmp_path):

@@ -1,0 +1,132 @@
+"""Runs of the command line with faults in them, and what must hold after each."""
+
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from conftest import COMPILATION_CACHE, ROOT
+
+from lr_order_jax import verify
+
+SWEEP = ("--config=configs/sweep.py:smoke", "--config.num_records=3")
+PATCHES = ("--config=configs/patch_cifar.py:smoke",)
+OFTEN = "--config.checkpoint_every=0.0"  # after each chunk
+BY_SIGNAL = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
+
+
+class Server:
+    """A process that has imported everything and forks the runs; see `server.py`."""
+
+    def __init__(self) -> None:
+        environment = os.environ | COMPILATION_CACHE | {"PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(
+            [sys.executable, str(pathlib.Path(__file__).with_name("server.py"))],
+            cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def ask(self, **request: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        with self._process:  # closes both ends
+            self._process.stdin.close()
+
+
+class Run:
+    """A run that has been started, or has ended."""
+
+    def __init__(self, server: Server, arguments, workdir: pathlib.Path, log=None, **fault: Any):
+        self.workdir, self._server = workdir, server
+        self._log = log or workdir.with_name(f"{workdir.name}.log")
+        self.pid = server.ask(run=arguments, workdir=str(workdir), log=str(self._log), fault=fault)
+
+    def wait(self) -> int:
+        """Its exit status."""
+        return self._server.ask(wait=self.pid)
+
+    @property
+    def told(self) -> str:
+        """What stands on stderr."""
+        return pathlib.Path(f"{self._log}.err").read_text()
+
+    @property
+    def changes(self) -> list[str]:
+        """The operations that changed a file of the workdir, as far as Python sees them. The last
+        one was not done if a kill without delay stopped it."""
+        return self._log.read_text().splitlines()
+
+    @property
+    def continued_at(self) -> int | None:
+        """The step at which it took up an earlier run."""
+        found = re.search(r"continuing at step (\d+)", self.told)
+        return int(found[1]) if found else None
+
+
+@contextlib.contextmanager
+def servers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads that call functions with a server of their own: pool.submit(f, ...)."""
+    free: queue.SimpleQueue[Server] = queue.SimpleQueue()
+    made = [Server() for _ in range(count)]
+    for server in made:
+        free.put(server)
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, function, /, *arguments, **keywords):
+            def call():
+                server = free.get()
+                try:
+                    return function(server, *arguments, **keywords)
+                finally:
+                    free.put(server)
+
+            return super().submit(call)
+
+    try:
+        with Pool(count) as pool:
+            yield pool
+    finally:
+        for server in made:
+            server.close()
+
+
+def committed(workdir: pathlib.Path) -> list[int]:
+    """Steps of the checkpoints that stand there under their final names."""
+    return sorted(int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit())
+
+
+def assert_whole(run: Run) -> None:
+    """Every file a reader may see is whole, and no checkpoint that was written is lost."""
+    if (run.workdir / "config.json").exists():
+        assert verify.verify(run.workdir).wrong == []
+    renamed = [line.split()[-1] for line in run.changes[:-1] if line.startswith("os.rename")]
+    written = [int(p.name) for p in map(pathlib.Path, renamed) if p.parent.name == "checkpoints"]
+    if written:
+        assert committed(run.workdir)[-1] >= written[-1]
+
+
+def finish(server: Server, arguments, workdir: pathlib.Path) -> Run:
+    """The same command again, to the end: it continues at the newest checkpoint."""
+    before = committed(workdir)
+    run = Run(server, arguments, workdir)
+    assert run.wait() == 0, run.told
+    if before and "nothing left to run" not in run.told:
+        assert run.continued_at == before[-1]
+    return run
+
+
+def files(workdir: pathlib.Path) -> dict[str, bytes]:
+    """What must be equal, bit for bit."""
+    return {name: (workdir / name).read_bytes() for name in ("results.nc", "metrics.jsonl")}

@@ -1,0 +1,191 @@
+"""Disks that are full, fail or cannot be written, and files that were damaged: one line each, what
+was saved before is whole, and the same command continues."""
+
+import errno
+import os
+import random
+import shutil
+import subprocess
+
+import pytest
+
+from runs import OFTEN, SWEEP, Run, assert_whole, files, finish, servers
+
+pytestmark = pytest.mark.slow
+
+ARGUMENTS = (*SWEEP, OFTEN)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with servers(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def whole(pool, tmp_path_factory):
+    """The directory of the run without a fault, and the changes of files that it made."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    return workdir, pool.submit(finish, ARGUMENTS, workdir).result().changes
+
+
+def assert_told(run: Run, status: int) -> None:
+    """The run failed with one plain line at the end."""
+    assert status in (1, 2), run.told
+    assert "Traceback" not in run.told, run.told
+    lines = run.told.splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], run.told
+    assert_whole(run)
+
+
+def fail_and_finish(server, workdir, fault):
+    """A run that fails, and then one that does not. Whether the first failed."""
+    run = Run(server, ARGUMENTS, workdir, **fault)
+    status = run.wait()
+    if status:
+        assert_told(run, status)
+    finish(server, ARGUMENTS, workdir)
+    return status != 0
+
+
+def test_errors_of_the_disk_at_changes_of_files(pool, whole, tmp_path, record_property):
+    """From one change on all fail, as on a disk that is full, was remounted or is broken."""
+    folder, changes = whole
+    draw = random.Random(3)
+    numbers = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT)
+    faults = [
+        {"at": at, "error": draw.choice(numbers)}
+        for at in [*range(1, 12), *(draw.randrange(12, len(changes)) for _ in range(14))]
+    ]
+    waiting = [
+        pool.submit(fail_and_finish, tmp_path / f"run{i}", fault) for i, fault in enumerate(faults)
+    ]
+    assert all(each.result() for each in waiting)
+    for i in range(len(faults)):
+        assert files(tmp_path / f"run{i}") == files(folder)
+    record_property("faults: errors of the disk", len(faults))
+
+
+def test_a_limit_on_the_size_of_files(pool, whole, tmp_path, record_property):
+    """Each size up to the largest file fails in another place, also inside of libraries."""
+    folder, _ = whole
+    sizes = sorted({p.stat().st_size - 1 for p in folder.rglob("*") if p.stat().st_size > 5000})
+    faults = [{"bytes": size} for size in sizes]  # what is on stderr is less than that
+    waiting = [
+        pool.submit(fail_and_finish, tmp_path / f"run{i}", fault) for i, fault in enumerate(faults)
+    ]
+    failed = [each.result() for each in waiting]
+    assert sum(failed) >= 4
+    for i in range(len(faults)):
+        assert files(tmp_path / f"run{i}") == files(folder)
+    record_property("faults: limits on the size of files", sum(failed))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A function that mounts a small disk, or changes it: disk("size=64k")."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = []
+
+    def mount(options):
+        options = f"remount,{options}" if mounted else options
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"needs the right to mount a tmpfs: {done.stderr.strip()}")
+        mounted.append(options)
+        return folder
+
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("needs the right to mount a tmpfs: not root")
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("size", [8, 24, 48, 64, 96, 128, 160, 200, 260, 320, 400])
+def test_a_disk_that_fills_up(pool, whole, disk, size, record_property):
+    workdir = disk(f"size={size}k") / "run"
+
+    def fill(server):
+        run = Run(server, ARGUMENTS, workdir, log=workdir.parent.parent / "log")
+        assert_told(run, run.wait())
+        assert "No space left on device" in run.told
+        disk("size=50m")
+        finish(server, ARGUMENTS, workdir)
+
+    pool.submit(fill).result()
+    assert files(workdir) == files(whole[0])
+    record_property("faults: full disks", 1)
+
+
+def test_a_disk_that_is_remounted_for_reading_only(pool, whole, disk, tmp_path, record_property):
+    workdir, log = disk("size=50m") / "run", tmp_path / "log"
+
+    def run_and_remount(server):
+        killed = Run(server, ARGUMENTS, workdir, log, at=70, kill=0)
+        assert killed.wait() < 0
+        disk("ro")
+        for folder in (workdir, workdir.parent / "another"):
+            run = Run(server, ARGUMENTS, folder, log)
+            assert run.wait() == 2
+            assert run.told.count("\n") == 1
+            assert "cannot be written (Read-only file system)" in run.told
+        disk("rw")
+        finish(server, ARGUMENTS, workdir)
+
+    pool.submit(run_and_remount).result()
+    assert files(workdir) == files(whole[0])
+    record_property("faults: disks for reading only", 2)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1 << random.Random(path.name).randrange(8)
+    path.write_bytes(bytes(content))
+
+
+def missing(path):
+    path.unlink()
+
+
+def damage_and_finish(server, whole, workdir, name, damage):
+    """A run that was cut off, the same file of its newest checkpoint damaged, and the rest of it.
+
+    Returns:
+      Whether the damage was noticed: a bit that nothing reads may be any.
+    """
+    shutil.copytree(whole, workdir)
+    (workdir / "results.nc").unlink()
+    steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    newest = workdir / "checkpoints" / str(steps[-1])
+    damage(newest / name)
+    run = Run(server, ARGUMENTS, workdir)
+    assert run.wait() == 0, run.told
+    assert "Traceback" not in run.told
+    if f"checkpoint of step {steps[-1]}: " in run.told:
+        assert run.continued_at == steps[-2]
+        assert (workdir / "damaged_checkpoints" / str(steps[-1])).is_dir()
+        return True
+    return False
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, missing])
+def test_every_file_of_the_newest_checkpoint(pool, whole, tmp_path, damage, record_property):
+    folder, _ = whole
+    newest = max((folder / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    names = [p.relative_to(newest) for p in newest.rglob("*") if p.is_file() and p.stat().st_size]
+    waiting = [
+        pool.submit(damage_and_finish, folder, tmp_path / f"run{i}", name, damage)
+        for i, name in enumerate(names)
+    ]
+    noticed = [each.result() for each in waiting]
+    for i in range(len(names)):
+        assert files(tmp_path / f"run{i}") == files(folder)
+    assert sum(noticed) >= 2
+    record_property("faults: damaged newest checkpoints", len(names))

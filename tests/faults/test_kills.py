@@ -1,0 +1,185 @@
+"""Processes that are really killed: at every change of a file, in the middle of writes, at random
+moments, by signals. The same command continues and nothing differs from the run that was let be."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from lr_order_jax.results import read_results
+from runs import (
+    BY_SIGNAL,
+    OFTEN,
+    PATCHES,
+    SWEEP,
+    Run,
+    assert_whole,
+    files,
+    finish,
+    servers,
+)
+
+pytestmark = pytest.mark.slow
+
+LONGER = (*SWEEP, "--config.flow_time_1=400.0", "--config.m_v=4000")
+LONGER += ("--config.checkpoint_every=0.1",)
+PROBLEMS = {"sweep": (*SWEEP, OFTEN), "longer": LONGER, "patches": (*PATCHES, OFTEN)}
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with servers(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def whole(pool, tmp_path_factory):
+    """By problem: the files of the run without a fault, and the changes of files that it made."""
+    found = {}
+    for name, arguments in PROBLEMS.items():
+        workdir = tmp_path_factory.mktemp(name) / "run"
+        run = pool.submit(finish, arguments, workdir).result()
+        found[name] = files(workdir), run.changes
+    return found
+
+
+def kill_and_finish(server, arguments, workdir, faults):
+    """Kills one run after the other by these faults, then lets the last one be.
+
+    Returns:
+      How many were killed, and how many of them left a checkpoint and results half written.
+    """
+    kills = of_checkpoints = of_results = 0
+    for fault in faults:
+        run = Run(server, arguments, workdir, **fault)
+        status = run.wait()
+        assert status in (0, -signal.SIGKILL), run.told
+        kills += status != 0
+        of_checkpoints += any(workdir.glob("checkpoints/*.orbax-checkpoint-tmp*"))
+        of_results += (workdir / ".results.nc.writing").exists()
+        assert_whole(run)
+    finish(server, arguments, workdir)
+    return kills, of_checkpoints, of_results
+
+
+def run_chains(pool, arguments, tmp_path, chains, wanted, record_property):
+    """Runs the chains of faults, compares the files of each and records the counts."""
+    waiting = [
+        pool.submit(kill_and_finish, arguments, tmp_path / f"run{i}", chain)
+        for i, chain in enumerate(chains)
+    ]
+    counts = [sum(column) for column in zip(*(each.result() for each in waiting), strict=True)]
+    for i in range(len(chains)):
+        assert files(tmp_path / f"run{i}") == wanted
+    names = ("processes killed", "in a checkpoint's write", "in the write of results")
+    for name, count in zip(names, counts, strict=True):
+        record_property(f"faults: {name}", count)
+    return counts
+
+
+def test_a_kill_before_each_change_of_a_file(pool, whole, tmp_path, record_property):
+    """From the first file to the third checkpoint; the second kill is somewhere in the resume."""
+    wanted, changes = whole["sweep"]
+    third = [i for i, line in enumerate(changes) if line.startswith("os.rename")][8]
+    draw = random.Random(0)
+    chains = [
+        [{"at": i, "kill": 0}, {"at": draw.randrange(3, 50), "kill": 0}]
+        for i in range(1, third + 2)
+    ]
+    kills, of_checkpoints, _ = run_chains(
+        pool, PROBLEMS["sweep"], tmp_path, chains, wanted, record_property
+    )
+    assert kills == 2 * len(chains) >= 100
+    assert of_checkpoints > 30
+
+
+def test_kills_in_the_middle_of_writes(pool, whole, tmp_path, record_property):
+    """Milliseconds after a write began, most of which is done by libraries outside of Python."""
+    wanted, changes = whole["sweep"]
+    begun = [i for i, line in enumerate(changes) if "mkdir" in line and "arrays" in line]
+    ended = [i for i, line in enumerate(changes) if line.startswith("os.remove") and ".nc" in line]
+    draw = random.Random(1)
+    chains = [
+        [{"at": draw.choice(at[:4]) + 1, "kill": draw.uniform(0, 0.02)} for _ in range(2)]
+        for at in (begun, [i - 2 for i in ended])
+        for _ in range(6)
+    ]
+    kills, of_checkpoints, _ = run_chains(
+        pool, PROBLEMS["sweep"], tmp_path, chains, wanted, record_property
+    )
+    assert kills >= 12
+    assert of_checkpoints > 0
+
+
+def is_complete(workdir):
+    return (workdir / "results.nc").exists() and read_results(workdir).attrs["complete"] == 1
+
+
+def signal_and_finish(server, arguments, workdir, signum, delays):
+    """Signals one run after the other so many seconds after it began, then lets the last be."""
+    count = 0
+    for delay in delays:
+        run = Run(server, arguments, workdir)
+        time.sleep(delay)
+        server.ask(signal=signum, to=run.pid)
+        status = run.wait()
+        # Before the run and after it, with all saved, a signal may end it as any other process.
+        is_outside = "compiled" not in run.told or is_complete(workdir)
+        assert status in (0, BY_SIGNAL[signum], *([-signum] if is_outside else [])), run.told
+        assert "Traceback" not in run.told
+        count += status != 0
+        assert_whole(run)
+        if status == 128 + signum:
+            assert "the same command continues" in run.told
+    finish(server, arguments, workdir)
+    return count
+
+
+@pytest.mark.parametrize("name", ["longer", "patches"])
+@pytest.mark.parametrize("signum", list(BY_SIGNAL), ids=lambda s: s.name)
+def test_signals_at_random_moments(pool, whole, tmp_path, name, signum, record_property):
+    draw = random.Random(signum)
+    chains, longest = (3, 4.0) if name == "longer" else (1, 7.0)
+    waiting = [
+        pool.submit(
+            signal_and_finish, PROBLEMS[name], tmp_path / f"run{i}", signum,
+            [draw.uniform(0.5, longest) for _ in range(3)],
+        )
+        for i in range(chains)
+    ]  # fmt: skip
+    count = sum(each.result() for each in waiting)
+    for i in range(chains):
+        assert files(tmp_path / f"run{i}") == whole[name][0]
+    record_property(f"faults: {signum.name} at a random moment, {name}", count)
+    assert count >= chains
+
+
+def test_the_wide_resnet_killed_at_changes_of_files(pool, whole, tmp_path, record_property):
+    wanted, changes = whole["patches"]
+    draw = random.Random(2)
+    chains = [
+        [{"at": draw.randrange(3, len(changes)), "kill": draw.choice([0, 0.01])} for _ in range(3)]
+        for _ in range(4)
+    ]
+    kills, _, _ = run_chains(pool, PROBLEMS["patches"], tmp_path, chains, wanted, record_property)
+    assert kills >= 6
+
+
+def race(server, arguments, workdir):
+    """Two runs started at once in one directory, each with a log of its own: one is refused with
+    one line, the other one ends. Their exit statuses."""
+    logs = [workdir.with_name(f"{workdir.name}-{i}.log") for i in range(2)]
+    runs = [Run(server, arguments, workdir, log) for log in logs]
+    status = {run.wait(): run.told for run in runs}
+    assert status[2].count("\n") == 1
+    assert "in use by a live run" in status[2]
+    return sorted(status)
+
+
+def test_two_runs_on_one_directory(pool, whole, tmp_path, record_property):
+    waiting = [pool.submit(race, PROBLEMS["sweep"], tmp_path / f"run{i}") for i in range(4)]
+    assert [each.result() for each in waiting] == [[0, 2]] * 4
+    for i in range(4):
+        assert files(tmp_path / f"run{i}") == whole["sweep"][0]
+    record_property("faults: second runs on a directory, refused", 4)
