@@ -39,6 +39,25 @@ class Status(enum.IntEnum):
     DIVERGED = 3  # the training loss is not finite
 
 
+class Cause(enum.IntEnum):
+    """What was not finite in a member that diverged."""
+
+    NONE = 0  # it did not diverge
+    WEIGHTS_NAN = 1
+    WEIGHTS_INFINITE = 2
+    LOSS = 3  # the weights are finite, the training loss is not
+
+
+def cause_of(params: PyTree) -> Cause:
+    """Why a member diverged, by its weights at the end, which it keeps."""
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params)]
+    if any(np.isnan(leaf).any() for leaf in leaves):
+        return Cause.WEIGHTS_NAN
+    if any(np.isinf(leaf).any() for leaf in leaves):
+        return Cause.WEIGHTS_INFINITE
+    return Cause.LOSS
+
+
 class Hypers(NamedTuple):
     """What may differ between members, as array leaves. K is the number of phases.
 

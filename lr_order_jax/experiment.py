@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from lr_order_jax import directory, figures, memory, results, spec, sweep
-from lr_order_jax.algorithm import NEVER, Status, TrainState
+from lr_order_jax.algorithm import NEVER, Status, TrainState, cause_of
 from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint, by_path
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.problem import HasTheory
@@ -325,6 +325,13 @@ class _Run:
 
     # Files.
 
+    def causes(self) -> np.ndarray:
+        """(S, H): why members diverged, by the state as last fetched."""
+        causes = np.zeros(self.grid.shape, np.int32)
+        for s, h in np.argwhere(self.kept.status == Status.DIVERGED):
+            causes[s, h] = cause_of([leaf[s, h] for leaf in jax.tree.leaves(self.kept.params)])
+        return causes
+
     def dataset(self):
         first = np.argmax(self.grid.hypers.phase_steps > 0, axis=-1)  # phase of the initial rate
         annealed = self.kept.phase > first
@@ -339,6 +346,8 @@ class _Run:
             time=self.time,
             history=self.history,
             status=self.kept.status,
+            cause=self.causes(),
+            steps=self.kept.phase_counts.sum(axis=-1),
             member_times={
                 "annealed_at": np.where(annealed, in_first_phase, np.nan),
                 "ended_at": np.where(self.ended, self.member_time(), np.nan),

@@ -5,6 +5,7 @@ and one of time, never reduced over members. It is written aside and renamed, so
 sees half a file, and holds no wall time, so that equal runs give equal bytes.
 """
 
+import enum
 import itertools
 import json
 import math
@@ -19,7 +20,7 @@ import scipy.special
 import xarray as xr
 
 from lr_order_jax import __version__
-from lr_order_jax.algorithm import Status
+from lr_order_jax.algorithm import Cause, Status
 from lr_order_jax.problem import Variable
 from lr_order_jax.sweep import Axis
 
@@ -27,9 +28,15 @@ TIME_UNITS = {"flow_time": "learning rate x steps", "epoch": "epochs"}
 
 MOST_TOLD = 10  # members that diverged which a table names
 
-MEMBER_VARIABLES = {  # times, in the units of the clock
+MEMBER_TIMES = {  # in the units of the clock
     "annealed_at": Variable("time at which the member was first annealed; NaN if it was not"),
     "ended_at": Variable("time at which the member ended; NaN while it runs"),
+}
+
+CAUSES = {  # as a table tells them
+    Cause.WEIGHTS_NAN: "weights not a number",
+    Cause.WEIGHTS_INFINITE: "weights infinite",
+    Cause.LOSS: "training loss not finite",
 }
 
 HOST_VARIABLES = {  # what the host loop knows without an evaluation
@@ -54,6 +61,8 @@ def make_dataset(
     time: np.ndarray,
     history: Mapping[str, np.ndarray],
     status: np.ndarray,
+    cause: np.ndarray,
+    steps: np.ndarray,
     member_times: Mapping[str, np.ndarray],
     seed_variables: Mapping[str, Variable],
     seed_values: Mapping[str, np.ndarray],
@@ -65,7 +74,9 @@ def make_dataset(
       variables: those recorded at each point of time.
       history: (S, H, T, ...) arrays by variable name.
       status: (S, H) values of `Status`.
-      member_times: (S, H) arrays by the names in MEMBER_VARIABLES.
+      cause: (S, H) values of `Cause`.
+      steps: (S, H) steps that each member has taken.
+      member_times: (S, H) arrays by the names in MEMBER_TIMES.
       seed_variables, seed_values: numbers of each seed's data, (S,).
     """
     grid = [len(seeds), *(len(axis) for axis in axes)]
@@ -83,19 +94,26 @@ def make_dataset(
         shaped = history[name].reshape(*grid, len(time), *variable.shape)
         dims = [*member_dims, clock, *(dim for dim, _ in variable.over)]
         arrays[name] = (dims, shaped, variable.attributes)
-    for name, variable in MEMBER_VARIABLES.items():
+    for name, variable in MEMBER_TIMES.items():
         units = {"units": TIME_UNITS[clock]}
         shaped = member_times[name].reshape(grid)
         arrays[name] = (member_dims, shaped, variable.attributes | units)
     for name, variable in seed_variables.items():
         arrays[name] = (("seed",), seed_values[name], variable.attributes)
-    flags: dict[str, Any] = {
-        "long_name": "state of the member",
-        "units": "1",
-        "flag_values": np.array([s.value for s in Status], np.int32),
-        "flag_meanings": " ".join(s.name.lower() for s in Status),
-    }
-    arrays["status"] = (member_dims, status.astype(np.int32).reshape(grid), flags)
+    told = Variable("steps that the member has taken in all").attributes
+    arrays["steps_taken"] = (member_dims, steps.astype(np.int32).reshape(grid), told)
+    of_enum: tuple[tuple[str, str, np.ndarray, type[enum.IntEnum]], ...] = (
+        ("status", "state of the member", status, Status),
+        ("cause", "what was not finite in a member that diverged", cause, Cause),
+    )
+    for name, long_name, codes, kind in of_enum:
+        flags: dict[str, Any] = {
+            "long_name": long_name,
+            "units": "1",
+            "flag_values": np.array([s.value for s in kind], np.int32),
+            "flag_meanings": " ".join(s.name.lower() for s in kind),
+        }
+        arrays[name] = (member_dims, codes.astype(np.int32).reshape(grid), flags)
     attributes: dict[str, Any] = {
         "Conventions": "CF-1.11",
         "title": "Learning order under large and small initial learning rates",
@@ -153,8 +171,10 @@ def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) -
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except OSError as error:  # not each names the file
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # not each names the file
     finally:
         aside.unlink(missing_ok=True)
 
@@ -282,7 +302,7 @@ def first_of(lines: Sequence[str], most: int, what: str) -> list[str]:
 
 
 def diverged(dataset: xr.Dataset) -> list[str]:
-    """A line for each member that diverged: which, and at what time."""
+    """A line for each member that diverged: which, when and why."""
     clock = clock_of(dataset)
     lines = []
     for column in columns_of(dataset):
@@ -291,7 +311,9 @@ def diverged(dataset: xr.Dataset) -> list[str]:
         for s in np.flatnonzero(of_column["status"].values == Status.DIVERGED):
             seed = int(dataset["seed"].values[s])
             time = float(of_column["ended_at"].values[s])
-            told = f"diverged (training loss not finite) at {clock.replace('_', ' ')} {time:.6g}"
+            step = int(of_column["steps_taken"].values[s])
+            cause = CAUSES[Cause(int(of_column["cause"].values[s]))]
+            told = f"diverged at {clock.replace('_', ' ')} {time:.6g}, after {step} steps: {cause}"
             lines.append(f"seed {seed}, {label}: {told}")
     return lines
 

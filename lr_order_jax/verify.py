@@ -68,6 +68,7 @@ def _results(workdir: pathlib.Path, what: Mapping[str, Any], report: Report) -> 
         status, complete = dataset["status"].values, bool(dataset.attrs["complete"])
         clock = dataset[results.clock_of(dataset)].values
         step = dataset["step"]
+        told_of_diverged = results.diverged(dataset)
     except Exception as error:  # whatever a damaged file makes HDF5 or xarray raise
         report.wrong.append(f"results.nc: cannot be read ({type(error).__name__}: {error})")
         return None
@@ -92,7 +93,7 @@ def _results(workdir: pathlib.Path, what: Mapping[str, Any], report: Report) -> 
     )
     state = "complete" if complete else "unfinished, the same command continues"
     report.found.append(f"results.nc: {state}; members: {of_status}")
-    for line in results.diverged(dataset):
+    for line in told_of_diverged:
         report.found.append(f"results.nc: {line}")
     return dataset
 

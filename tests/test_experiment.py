@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lr_order_jax import checkpoint, directory, experiment, progress, results, spec
-from lr_order_jax.algorithm import Status
+from lr_order_jax.algorithm import Cause, Status
 from lr_order_jax.fields import ConfigError
 
 
@@ -133,6 +133,45 @@ def test_a_diverged_member_ends_alone_and_is_marked(config, tmp_path):
         np.testing.assert_array_equal(
             wild[name].isel(eta_init=[1, 2]), clean[name].isel(eta_init=[1, 2])
         )
+
+
+@pytest.mark.parametrize("when", ["start", "middle", "annealing"])
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [(np.nan, Cause.WEIGHTS_NAN), (-np.inf, Cause.WEIGHTS_INFINITE), (3e38, Cause.LOSS)],
+)
+def test_one_member_that_breaks_is_named_and_changes_no_other_by_a_bit(
+    config, tmp_path, monkeypatch, when, value, cause
+):
+    """NaN, infinity and overflow in the weights of a member of rate 0.2, at several steps."""
+    at = {"start": 0, "middle": 3, "annealing": 10}[when]
+    clean = run(config(), tmp_path / "clean")
+    record, s, h = experiment._Run.record, 1, 0
+
+    def record_and_break(this):
+        record(this)
+        if this.step == at:
+            this.fetch()
+            this.kept.params["W"][s, h] = value
+            this.put_columns(this.columns)
+
+    monkeypatch.setattr(experiment._Run, "record", record_and_break)
+    broken = run(config(), tmp_path / "broken")
+    status = broken["status"].values
+    assert status[s, h] == Status.DIVERGED
+    assert (np.delete(status.ravel(), 3 * s + h) == Status.COMPLETED).all()
+    assert broken["cause"].values[s, h] == cause
+    assert np.delete(broken["cause"].values.ravel(), 3 * s + h).sum() == 0
+    assert broken["steps_taken"].values[s, h] == at
+    (line,) = results.diverged(broken)
+    assert line.startswith("seed 1, eta_init = 0.2: diverged at flow time ")
+    assert line.endswith(f"after {at} steps: {results.CAUSES[cause]}")
+    assert line in results.learning_order_table(broken).remarks
+    of_members = [name for name, array in clean.items() if array.ndim > 1]
+    for name in of_members:
+        ours, theirs = (ds[name].values.copy() for ds in (broken, clean))
+        ours[s, h], theirs[s, h] = 0, 0
+        np.testing.assert_array_equal(ours, theirs, err_msg=str(name))
 
 
 def test_no_second_phase_means_no_step_in_it(config, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from lr_order_jax import figures, results
-from lr_order_jax.algorithm import Status
+from lr_order_jax.algorithm import Cause, Status
 
 
 @pytest.fixture
@@ -31,6 +31,8 @@ def dataset():
         "annealed_at": (("seed", "eta_init"), np.array([[2.0, nan]] * 2)),
         "ended_at": (("seed", "eta_init"), np.full((2, 2), float(time[-1]))),
         "status": (("seed", "eta_init"), np.full((2, 2), Status.COMPLETED.value)),
+        "steps_taken": (("seed", "eta_init"), np.full((2, 2), 40)),
+        "cause": (("seed", "eta_init"), np.full((2, 2), Cause.NONE.value)),
     }
     coords = {"seed": [0, 1], "eta_init": [0.2, 0.1], "flow_time": time}
     return xr.Dataset(variables, coords, {"problem": "two_layer"})
@@ -63,6 +65,7 @@ def test_the_table_shows_order_and_errors(dataset):
 
 def test_a_diverged_member_is_counted_and_left_out_of_the_errors(dataset):
     dataset["status"][1, 0] = Status.DIVERGED.value
+    dataset["cause"][1, 0] = Cause.LOSS.value
     row = results.learning_order_table(dataset).rows[0]
     columns = results.learning_order_table(dataset).columns
     shown = dict(zip(columns, row, strict=True))
@@ -136,6 +139,8 @@ def patched():
         "annealed_at": (("seed", "arm"), np.array([[2.0, np.nan]] * 2)),
         "ended_at": (("seed", "arm"), np.full((2, 2), 4.0)),
         "status": (("seed", "arm"), np.full((2, 2), Status.COMPLETED.value)),
+        "steps_taken": (("seed", "arm"), np.full((2, 2), 40)),
+        "cause": (("seed", "arm"), np.full((2, 2), Cause.NONE.value)),
     }
     coords = {
         "seed": [0, 1],

@@ -8,8 +8,7 @@ import shutil
 import subprocess
 
 import pytest
-
-from runs import OFTEN, SWEEP, Run, assert_whole, files, finish, servers
+from faulty import OFTEN, SWEEP, Run, assert_whole, files, finish, servers
 
 pytestmark = pytest.mark.slow
 

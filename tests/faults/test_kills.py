@@ -6,9 +6,7 @@ import signal
 import time
 
 import pytest
-
-from lr_order_jax.results import read_results
-from runs import (
+from faulty import (
     BY_SIGNAL,
     OFTEN,
     PATCHES,
@@ -19,6 +17,8 @@ from runs import (
     finish,
     servers,
 )
+
+from lr_order_jax.results import read_results
 
 pytestmark = pytest.mark.slow
 
