@@ -89,9 +89,13 @@ def _refuse(line: str) -> None:
 
 
 def _tell_unraisable(report: Any) -> None:
-    """Tells of an error in another library's thread. After a read or write of Orbax's has failed,
-    which we tell, TensorStore's threads still report to its event loop, which is closed."""
-    if str(report.exc_value) != "Event loop is closed":
+    """Tells of an error that no one can catch, but for two that follow errors which we tell.
+
+    After a read or write of Orbax's has failed, TensorStore's threads still report to its event
+    loop, which is closed; h5netcdf closes a file that it could not open.
+    """
+    known = ("Event loop is closed", "'File' object has no attribute '_writable'")
+    if str(report.exc_value) not in known:
         sys.__unraisablehook__(report)
 
 

@@ -1,0 +1,94 @@
+"""What is free to choose changes no number: ways, chunks, intervals, groups, order and number of
+members, devices. Signals and kills are in `faults`, each way against the plain one in test_sweep.
+
+Where members are computed one by one (`map`, `loop`), not a bit differs. Under `vmap` a product of
+all members' columns is blocked by their number; each of its sums of k terms may differ by k UNIT of
+its size, and training makes that grow: the bound below holds for these 60 steps.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+from conftest import COMPILATION_CACHE, ROOT, load_config
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lr_order_jax import experiment, results, spec
+
+RATES = (0.2, 0.11, 0.07, 0.05, 0.03)
+NAMES = ("train_loss", "second_difference", "test_error_both", "train_loss_p_only", "step")
+RTOL, ATOL = 1e-4, 1e-5
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """By mapping: the results of all rates, from one uninterrupted run."""
+    return {
+        mapping: run(tmp_path_factory.mktemp(mapping) / "run", RATES, mapping=mapping)
+        for mapping in ("vmap", "map")
+    }
+
+
+def run(folder, rates, **how):
+    values = dict(load_config("sweep", "smoke").items())
+    values |= {"d": 6, "n": 20, "m_w": 4, "m_v": 8, "num_test": 16, "num_records": 4}
+    values |= {"eta_1": 0.2, "eta_2": (0.03,), "flow_time_1": 1.0, "flow_time_2": 0.6}
+    return experiment.run(spec.parse(values | {"eta_init": tuple(rates)} | how), folder)
+
+
+def assert_same(found, wanted, rates, exact):
+    for rate in rates:
+        for name in NAMES:
+            ours = found[name].sel(eta_init=rate).values
+            theirs = wanted[name].sel(eta_init=rate).values
+            if exact or name == "step":
+                np.testing.assert_array_equal(ours, theirs, err_msg=name)
+            else:
+                np.testing.assert_allclose(ours, theirs, rtol=RTOL, atol=ATOL, err_msg=name)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=12, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+@given(
+    rates=st.lists(st.sampled_from(RATES), min_size=1, unique=True),
+    mapping=st.sampled_from(["vmap", "map", "loop"]),
+    driving=st.sampled_from(["scan", "dispatch"]),
+    group_size=st.sampled_from([None, 1, 2]),
+    checkpoint_every=st.sampled_from([0.0, 300.0]),
+    chunk_seconds=st.sampled_from([0.0, 0.002, 1.0]),
+)
+def test_any_members_in_any_order_in_any_way(
+    reference, rates, mapping, driving, group_size, checkpoint_every, chunk_seconds
+):
+    if mapping == "loop" and driving == "scan":
+        driving = "dispatch"
+    how = {"driving": driving, "group_size": group_size, "checkpoint_every": checkpoint_every}
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "CHUNK_SECONDS", chunk_seconds)
+        found = run(pathlib.Path(folder) / "run", rates, mapping=mapping, **how)
+    is_alone = mapping == "map" and driving == "scan"
+    assert_same(found, reference["map" if is_alone else "vmap"], rates, exact=is_alone)
+
+
+@pytest.mark.slow
+def test_the_number_of_devices_changes_no_bit(tmp_path, record_property):
+    smoke = ["--config=configs/sweep.py:smoke", "--config.num_records=2"]
+    written = set()
+    for count in (1, 2, 4):
+        workdir = tmp_path / str(count)
+        command = [sys.executable, "-m", "lr_order_jax.main", *smoke, f"--workdir={workdir}"]
+        environment = os.environ | COMPILATION_CACHE | {"JAX_NUM_CPU_DEVICES": str(count)}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        written.add((workdir / "results.nc").read_bytes())
+        assert results.read_results(workdir).attrs["complete"] == 1
+    assert len(written) == 1
+    record_property("cases: numbers of CPU devices", 3)
