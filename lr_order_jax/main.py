@@ -5,8 +5,8 @@
     python -m lr_order_jax.main --check=DIR
 
 Exit status: 0 when results are whole (or nothing is found wrong), 1 where a check finds something
-wrong or a disk is full or fails (what was saved before is whole), 2 with one line on stderr for a wrong config or input, 130 after SIGINT and 143 after
-SIGTERM, with everything saved.
+wrong or a disk is full or fails (what was saved before is whole), 2 with one line on stderr for a
+wrong config or input, 130 after SIGINT and 143 after SIGTERM, with everything saved.
 """
 
 import os
