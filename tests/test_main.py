@@ -73,9 +73,16 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
         ([SMOKE, "--wrokdir=x"], "wrokdir"),
         ([SMOKE, "more"], "'more': no such argument"),
         ([SMOKE, "--workdir=/proc/none/run"], "--workdir=/proc/none/run: cannot be written"),
+        ([SMOKE, "--config.seeds=1,1"], "config.seeds"),
+        ([SMOKE, "--config.seeds=-1,"], "config.seeds"),
+        ([SMOKE, "--config.driving=fast"], "config.driving = 'fast'"),
+        ([SMOKE, "--config.group_size=0"], "config.group_size = 0"),
+        ([SMOKE, "--config.zipped=eta_init+lamb"], "config.zipped"),
+        ([SMOKE, "--check"], "check"),
     ],
 )
-def test_wrong_input_is_one_line_and_status_2(arguments, told, tmp_path):
+def test_wrong_input_is_one_line_and_status_2(arguments, told, tmp_path, record_property):
+    record_property("cases: command lines and config files in processes", 1)
     if not any(a.startswith(("--workdir", "--check")) for a in arguments):
         arguments = [*arguments, f"--workdir={tmp_path / 'run'}"]
     done = call(*arguments)
@@ -100,7 +107,8 @@ def test_wrong_input_is_one_line_and_status_2(arguments, told, tmp_path):
         ("def get_config():\n  raise RuntimeError('no\\nmore')\n", "broken.py"),
     ],
 )
-def test_a_broken_config_file_is_one_line(tmp_path, text, told):
+def test_a_broken_config_file_is_one_line(tmp_path, text, told, record_property):
+    record_property("cases: command lines and config files in processes", 1)
     (tmp_path / "broken.py").write_text(text)
     done = call(f"--config={tmp_path / 'broken.py'}", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2, done.stderr
