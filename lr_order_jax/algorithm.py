@@ -50,7 +50,7 @@ class Cause(enum.IntEnum):
 
 def cause_of(params: PyTree) -> Cause:
     """Why a member diverged, by its weights at the end, which it keeps."""
-    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params)]
+    leaves = jax.tree.leaves(params)
     if any(np.isnan(leaf).any() for leaf in leaves):
         return Cause.WEIGHTS_NAN
     if any(np.isinf(leaf).any() for leaf in leaves):

@@ -202,6 +202,11 @@ class _Run:
         running[:, self.waiting] = False
         return running
 
+    @property
+    def steps_taken(self) -> np.ndarray:
+        """Steps of each member, (S, H)."""
+        return self.kept.phase_counts.sum(axis=-1)
+
     def member_time(self) -> np.ndarray:
         """Time of each member, (S, H) float64."""
         return np.sum(self.time_per_step * self.kept.phase_counts, axis=-1)
@@ -274,7 +279,7 @@ class _Run:
         """
         values = self.members.measure(due[:, self.columns])
         of_host = {name: self.at_phase(leaf) for name, leaf in self.by_phase.items()}
-        of_host["step"] = self.kept.phase_counts.sum(axis=-1)
+        of_host["step"] = self.steps_taken
         with open(self.workdir / "metrics.jsonl", "a") as file:
             for s, h in np.argwhere(due):
                 column = self.columns.index(h)
@@ -347,7 +352,7 @@ class _Run:
             history=self.history,
             status=self.kept.status,
             cause=self.causes(),
-            steps=self.kept.phase_counts.sum(axis=-1),
+            steps=self.steps_taken,
             member_times={
                 "annealed_at": np.where(annealed, in_first_phase, np.nan),
                 "ended_at": np.where(self.ended, self.member_time(), np.nan),

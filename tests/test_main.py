@@ -122,7 +122,7 @@ LONG += ["--config.num_records=100", "--config.checkpoint_every=0.2"]
 
 
 def started(arguments, workdir):
-    """A process that has begun its steps; None if it had nothing left to do."""
+    """A process that has begun its steps."""
     child = subprocess.Popen(
         command(*arguments, f"--workdir={workdir}"),
         cwd=ROOT,
@@ -134,9 +134,7 @@ def started(arguments, workdir):
     for line in child.stderr:
         if line.startswith("compiled"):
             return child
-    assert child.wait() == 0
-    child.communicate()
-    return None
+    raise AssertionError(f"it ended before its first step, status {child.wait()}")
 
 
 def written(workdir):

@@ -46,10 +46,10 @@ def install(workdir: str, log: str, fault: dict) -> None:
 
     def hook(event: str, arguments: tuple) -> None:
         nonlocal count
-        if event != "open" and event not in CHANGES:
+        if not is_change(event, arguments):
             return
         paths = [os.fsdecode(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)]
-        if not paths or workdir not in paths[0] or not is_change(event, arguments):
+        if not paths or workdir not in paths[0]:
             return
         count += 1
         os.write(out, f"{event} {' '.join(paths)}\n".encode())
