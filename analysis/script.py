@@ -2,13 +2,12 @@
 
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import Any
-
-from absl import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from lr_order_jax import figures
 from lr_order_jax.checkpoint import NoCheckpoint
+from lr_order_jax.fields import ConfigError
 
 
 def save_figure(figure: Any, folder: pathlib.Path, name: str) -> None:
@@ -20,21 +19,26 @@ def save_figure(figure: Any, folder: pathlib.Path, name: str) -> None:
 
 
 def run(usage: str, count: int, body: Callable[..., int]) -> None:
-    """Calls body(directory, ...) with the arguments of the command line and exits with its status.
-
-    A file that cannot be read (OSError) and results that do not fit (the other errors below) are
-    told in one line.
-    """
-    logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
+    """Calls body(directory, ...) with the arguments of the command line and exits with its status,
+    as `told` does."""
     folders = [pathlib.Path(argument) for argument in sys.argv[1:]]
     if len(folders) != count:
         print(f"usage: {usage}", file=sys.stderr)
         sys.exit(2)
+    told(folders, lambda: body(*folders))
+
+
+def told(folders: Sequence[pathlib.Path], body: Callable[[], int]) -> NoReturn:
+    """Exits with the status that body() returns.
+
+    A file that cannot be read (OSError) and results that do not fit (the other errors below) are
+    told in one line.
+    """
     try:
-        sys.exit(body(*folders))
+        sys.exit(body())
     except OSError as error:
-        told = f"{error.filename or folders[0]}: cannot be read ({error.strerror or error})"
-    except (KeyError, TypeError, ValueError, NoCheckpoint) as error:
-        told = f"{' '.join(map(str, folders))}: {error.args[0] if error.args else error}"
-    print(f"error: {told}", file=sys.stderr)
+        line = f"{error.filename or folders[0]}: cannot be read ({error.strerror or error})"
+    except (ConfigError, KeyError, TypeError, ValueError, NoCheckpoint) as error:
+        line = f"{' '.join(map(str, folders))}: {error.args[0] if error.args else error}"
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(2)

@@ -1,3 +1,23 @@
 """Learning order under large and small initial learning rates (Li, Wei and Ma 2019), in JAX."""
 
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lr_order_jax.stored import StoredRun
+
 __version__ = "0.1.0"
+
+
+def load(workdir: str | os.PathLike) -> "StoredRun":
+    """The run in a directory, finished or not: labelled results, config and checkpoints.
+
+    Nothing is read before it is asked for, and nothing is ever written.
+
+    Raises:
+      FileNotFoundError: if there is no `config.json`.
+      ConfigError: if it cannot be read.
+    """
+    from lr_order_jax.stored import StoredRun  # importing the package stays light
+
+    return StoredRun(workdir)

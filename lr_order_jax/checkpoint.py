@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 PyTree = Any
 
@@ -50,6 +51,13 @@ def by_path(tree: PyTree) -> dict[str, Any]:
     dict's key: Orbax stores the first and gives back the second."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def arranged_like(template: PyTree, stored: PyTree) -> PyTree:
+    """The stored leaves, copied, in the structure of another tree with the same paths."""
+    leaves = by_path(stored)
+    copies = [np.array(leaves[path]) for path in by_path(template)]
+    return jax.tree.unflatten(jax.tree.structure(template), copies)
 
 
 def _plain(path: str) -> str:
@@ -239,7 +247,12 @@ def reading(workdir: str | os.PathLike) -> Iterator[Checkpoints]:
     directory = pathlib.Path(workdir) / "checkpoints"
     if not directory.is_dir():
         raise NoCheckpoint(f"{directory} does not exist")
-    checkpoints = Checkpoints(directory, read_only=True)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
+    try:
+        checkpoints = Checkpoints(directory, read_only=True)
+    finally:
+        logging.set_verbosity(verbosity)
     try:
         yield checkpoints
     finally:

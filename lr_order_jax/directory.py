@@ -60,16 +60,25 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
             raise
 
 
-def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """The stored config.json; {} if there is none."""
+def read_whole_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The stored config.json.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ConfigError: if it is no such file.
+    """
     path = workdir / "config.json"
-    if not path.exists():
-        return {}
     try:
         stored = json.loads(path.read_text())
-        return {"what": dict(stored["what"]), "sessions": list(stored["sessions"])}
+        parts = {"what": dict(stored["what"]), "sessions": list(stored["sessions"])}
+        return {**stored, **parts}
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{path}: is not a readable config.json; restore or remove it") from None
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The stored config.json; {} if there is none."""
+    return read_whole_config(workdir) if (workdir / "config.json").exists() else {}
 
 
 def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:

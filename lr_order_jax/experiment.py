@@ -24,7 +24,7 @@ import numpy as np
 
 from lr_order_jax import directory, figures, memory, results, spec, sweep
 from lr_order_jax.algorithm import NEVER, Status, TrainState, cause_of
-from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint, by_path
+from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint, arranged_like, by_path
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.problem import HasTheory
 from lr_order_jax.progress import Progress, say
@@ -410,8 +410,7 @@ class _Run:
                 f"{checkpoints.directory}: its checkpoints are of another version of "
                 "lr_order_jax; give a new --workdir"
             )
-        leaves = [np.array(stored[path]) for path in by_path(self.kept)]
-        self.kept = jax.tree.unflatten(jax.tree.structure(self.kept), leaves)
+        self.kept = arranged_like(self.kept, tree)
         self.history = {name: tree["history"][name] for name in self.history}  # in our order
         self.next_record = tree["next_record"]
         self.waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)

@@ -387,6 +387,56 @@ def patch_examples(z: Any, zeta: Any, before: Any, after: Any, title: str) -> An
     return figure
 
 
+def measured(dataset: xr.Dataset) -> Any:
+    """What `analysis.measure` found, a panel a variable and a line a member, means over seeds.
+
+    Against time; what has a further dimension (layer, block, place on a line) against that, at the
+    last checkpoint; what was found of each example as a histogram.
+    """
+    from matplotlib.figure import Figure
+
+    columns = results.columns_of(dataset)
+    names = [str(name) for name in dataset.data_vars if name not in ("time", "status")]
+    count = len(names)
+    figure = Figure(figsize=(4.4 * min(count, 3), 3.6 * -(-count // 3)), layout="constrained")
+    axes = figure.subplots(-(-count // 3), min(count, 3), squeeze=False).ravel()
+    for axis, name in zip(axes, names, strict=False):
+        variable = dataset[name]
+        extra = [d for d in variable.dims if d not in ("checkpoint", "seed", *columns[0])]
+        for column, colour in zip(columns, _colours(len(columns)), strict=True):
+            label = ", ".join(results.label_of(dataset, column)[a] for a in column)
+            of_column = variable.isel(column)
+            if extra == ["example"]:
+                edges = np.arange(dataset.sizes.get("epoch", 0) + 0.5 or np.nanmax(variable) + 1.5)
+                axis.hist(
+                    of_column.values.ravel(),
+                    edges - 0.5,
+                    histtype="step",
+                    color=colour,
+                    label=label,
+                )
+            elif extra:
+                last = of_column.isel(checkpoint=-1).transpose("seed", *extra)
+                _mean_and_band(axis, last, colour, label)
+            elif "checkpoint" in variable.dims:
+                at = dataset["time"].isel(column).mean("seed").values
+                curves = of_column.transpose("seed", "checkpoint").assign_coords(checkpoint=at)
+                _mean_and_band(axis, curves, colour, label)
+            else:
+                axis.plot([label] * len(of_column), of_column.values, "o", color=colour)
+        axis.set_title(variable.attrs["long_name"], fontsize="x-small", wrap=True)
+        axis.set_xlabel(
+            extra[0] if extra else dataset["time"].attrs["long_name"] if "time" in dataset else ""
+        )
+        if extra and dataset[extra[0]].dtype.kind in "UO":
+            axis.tick_params(axis="x", rotation=60, labelsize="x-small")
+    for axis in axes[count:]:
+        axis.axis("off")
+    axes[0].legend(title=", ".join(columns[0]), fontsize="x-small")
+    figure.suptitle(f"{results.title_of(dataset)}, {dataset.sizes['seed']} seeds")
+    return figure
+
+
 FIGURES: Mapping[str, Callable[[xr.Dataset], Any]] = {
     "accuracy": accuracy,
     "error_against_rate": error_against_rate,

@@ -228,6 +228,16 @@ class HasTheory(Protocol):
         ...
 
 
+@runtime_checkable
+class ShowsActivations(Protocol):
+    """A problem whose model has layers that can be looked at, as `analysis.measure` does."""
+
+    def activations(self, data: Data, task: PyTree, model: Model) -> dict[str, tuple[Any, Any]]:
+        """By layer the activations after the nonlinearity (n, ..., units) on training examples, and
+        (n,) which of these count."""
+        ...
+
+
 _BUILDERS = {
     "lazy_limit": "lr_order_jax.problems.lazy_limit:LazyLimit",
     "patch_cifar": "lr_order_jax.problems.patch_cifar:PatchCifar",

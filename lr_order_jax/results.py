@@ -26,6 +26,7 @@ from lr_order_jax.sweep import Axis
 
 TIME_UNITS = {"flow_time": "learning rate x steps", "epoch": "epochs"}
 
+MOST_COLUMNS = 9  # of what was measured, in a table; with more each is a row
 MOST_TOLD = 10  # members that diverged which a table names
 
 MEMBER_TIMES = {  # in the units of the clock
@@ -472,6 +473,41 @@ def final_table(dataset: xr.Dataset) -> Table:
         if variable.dims[-1:] == (clock,) and name not in HOST_VARIABLES
     }
     return _table_of_members(dataset, cells, label_of, [])
+
+
+def measured_table(measured: xr.Dataset) -> Table:
+    """One row a combination of hyperparameters: what `analysis.measure` found at the last
+    checkpoint, of what is a single number or has a name (a layer, a block: a row each)."""
+    if "checkpoint" in measured.dims:
+        measured = measured.isel(checkpoint=-1)
+    columns = columns_of(measured)
+    numbers, named = {}, {}
+    for name, variable in measured.data_vars.items():
+        extra = [dim for dim in variable.dims if dim != "seed" and dim not in columns[0]]
+        if name != "status" and not extra:
+            numbers[str(name)] = variable
+        elif len(extra) == 1 and measured[extra[0]].dtype.kind in "UO":
+            named[str(name)] = variable.rename({extra[0]: "of"})
+    rows, entries = [], next(iter(named.values()))["of"].values if named else [None]
+    for column in columns:
+        for entry in entries:
+            shown = [v.isel(column) for v in numbers.values()]
+            shown += [v.isel(column).sel(of=entry) for v in named.values()]
+            told = [f"{_significant(v)}" for v in shown]
+            of = () if entry is None else (str(entry),)
+            rows.append((*_short_label(measured, column).values(), *of, *told))
+    heads = (*_short_label(measured, columns[0]), *(("of",) if named else ()), *numbers, *named)
+    if len(heads) > MOST_COLUMNS:
+        heads, *rows = (tuple(row) for row in zip(heads, *rows, strict=True))
+    title = f"{title_of(measured)}: {measured.sizes['seed']} seeds, mean +- standard error"
+    return Table(title, heads, rows, [])
+
+
+def _significant(values: xr.DataArray) -> str:
+    mean, error = mean_and_error(values.values)
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.4g}" if math.isnan(error) else f"{mean:.4g} +- {error:.2g}"
 
 
 def config_of(dataset: xr.Dataset) -> dict[str, Any]:

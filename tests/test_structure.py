@@ -22,7 +22,7 @@ FLOORS = [
     {"figures", "directory"},
     {"experiment"},
     {"study", "verify"},
-    {"main"},
+    {"main", "stored"},
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 

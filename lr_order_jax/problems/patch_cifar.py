@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 
 from lr_order_jax import fields
 from lr_order_jax.algorithm import Hypers
@@ -26,7 +27,7 @@ from lr_order_jax.data import cifar10, patches, procedural
 from lr_order_jax.data.images import CLASSES, SIDE, Images
 from lr_order_jax.data.patches import Draws, Patches
 from lr_order_jax.fields import ConfigError
-from lr_order_jax.models.wide_resnet import AXES, WideResNet
+from lr_order_jax.models.wide_resnet import AXES, Activation, WideResNet
 from lr_order_jax.problem import Model, Variable, Ways
 
 PIXEL_MEAN = (125.3, 123.0, 113.9)
@@ -386,6 +387,24 @@ class PatchCifar:
             row = jnp.where(group == 0, row, size)
             sums["each"] = jnp.zeros(size).at[row].set(right, mode="drop")
         return sums
+
+    def activations(self, data, task, model):
+        """After each noise site, in evaluation mode, on the first training images (at most one
+        evaluation batch): (n, height, width, channels)."""
+        batch, group, _ = self.evaluation_batch(data, task, jnp.int32(0))
+        size = min(EVALUATION_BATCH, self.fields.num_train_eval)
+        _, kept = self.network.apply(
+            {"params": model.params, "batch_stats": model.stats},
+            batch.images[:size],
+            False,
+            capture_intermediates=lambda module, name: isinstance(module, Activation),
+            mutable=["intermediates"],
+        )
+        layers = traverse_util.flatten_dict(kept["intermediates"], sep="/")
+        counts = group[:size] == 0
+        return {
+            name.removesuffix("/__call__"): (shown, counts) for name, (shown,) in layers.items()
+        }
 
     def summarize(self, data, task, model, sums):
         accuracy = sums["right"] / sums["count"]

@@ -194,6 +194,24 @@ class TwoLayer(synthetic.Synthetic):
         shown = before + noise if self.fields.noise_in == "both" else before
         return net.output_by_pattern(u, shown, before + noise)
 
+    # What analyses ask for (`ShowsActivations`).
+
+    def activations(self, data, task, model):
+        """relu(W x1) on the training examples with a P pattern and relu(V x2) on the three
+        directions; of the coupled structure relu(W x1 + V x2) on all training examples."""
+        own, params = data.own, model.params
+        before_w, before_v = self.before_w(params, own.train), self.before_v(params, own)
+        if self.fields.structure == "coupled":
+            count = own.train.y.shape[0]
+            before = product(own.train.q_coefficients, before_v)
+            before = before + synthetic.of_all(before_w, count)
+            return {"units": (jax.nn.relu(before), jnp.ones(count, bool))}
+        has_p = own.train.group[: before_w.shape[0]] != 1
+        return {
+            "W": (jax.nn.relu(before_w), has_p),
+            "V": (jax.nn.relu(before_v), jnp.ones(3, bool)),
+        }
+
     # Probes.
 
     def watch(self, hypers, model, batch, grads, phase, noise_level, key):

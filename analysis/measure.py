@@ -1,0 +1,586 @@
+"""Measurements on the checkpoints of a run, of all members at once.
+
+    python -m analysis.measure NAME DIR [--steps=STEP,...] [OPTION ...]
+
+NAME is one of the functions below. Each takes a run (`lr_order_jax.load(DIR)`) and returns labelled
+arrays with dimensions `checkpoint` (its step), `seed` and those of the run's axes, and the variable
+`time`, at which each member then was: members of one checkpoint are at the same step, at different
+flow times. The command prints the last checkpoint's, means over seeds with standard errors, writes
+DIR/analysis/NAME.nc and draws DIR/figures/NAME.png. Nothing is trained, and a run that is not
+finished is measured up to its newest checkpoint.
+"""
+
+import argparse
+import ast
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from analysis import script
+from lr_order_jax import engine, fields, figures, load, results
+from lr_order_jax.algorithm import Status
+from lr_order_jax.problem import Data, Model, ShowsActivations, Variable
+from lr_order_jax.problems.patch_cifar import EVALUATION_BATCH, PatchCifar
+from lr_order_jax.stored import Checkpoint, StoredRun, data_of_seeds
+
+PyTree = Any
+
+
+# What the measurements share.
+
+
+def _models(checkpoint: Checkpoint) -> Model:
+    state = checkpoint.state
+    return Model(state.params, state.stats, state.watched)
+
+
+def _labelled(
+    run: StoredRun,
+    steps: Sequence[int],
+    measured: Sequence[Mapping[str, Any]],
+    variables: Mapping[str, Variable],
+    coords: Mapping[str, Sequence[Any]] | None = None,
+) -> xr.Dataset:
+    """Labelled arrays of what was measured at each checkpoint, (S, H, ...) arrays by variable.
+
+    Members that have diverged are NaN.
+    """
+    grid, clock = run.grid, run.problem.clock
+    shape = [len(steps), len(grid.seeds), *(len(axis) for axis in grid.axes)]
+    dims = ["checkpoint", *run.member_dims]
+    at: dict[str, Any] = {"checkpoint": list(steps), "seed": list(grid.seeds), **(coords or {})}
+    for axis in grid.axes:
+        at |= {field: (axis.name, list(values)) for field, values in axis.values.items()}
+    arrays: dict[str, Any] = {}
+    for name, variable in variables.items():
+        values = np.stack([np.asarray(of_step[name], float) for of_step in measured])
+        extra = [dim for dim, _ in variable.over]
+        arrays[name] = ([*dims, *extra], values.reshape(*shape, *variable.shape))
+        arrays[name] += (variable.attributes,)
+    checkpoints = [run.checkpoints[step] for step in steps]
+    time = np.stack([c.time for c in checkpoints]).reshape(shape)
+    told = {"long_name": clock.replace("_", " "), "units": results.TIME_UNITS[clock]}
+    dataset = xr.Dataset(arrays, at)
+    status = np.stack([c.state.status for c in checkpoints]).reshape(shape)
+    dataset = dataset.where(xr.DataArray(status, dims=dims) != Status.DIVERGED)
+    dataset["time"] = (dims, time, told)
+    dataset["status"] = (dims[1:], status[-1])
+    what = run.config["what"]
+    of_data = {"dataset": what["dataset"]} if "dataset" in what else {}
+    config = json.dumps(what, sort_keys=True)
+    return dataset.assign_attrs(problem=what["problem"], config=config, **of_data)
+
+
+def _steps(run: StoredRun, steps: Sequence[int] | None) -> list[int]:
+    """The checkpoints asked for, or all.
+
+    Raises:
+      ValueError: if there is none, or not one of those.
+    """
+    there = list(run.checkpoints)
+    if not there:
+        raise ValueError("has no checkpoint yet")
+    for step in steps or ():
+        if step not in there:
+            raise ValueError(f"--steps: {step} is none of {', '.join(map(str, there))}")
+    return sorted(steps) if steps else there
+
+
+def _needs_weights(run: StoredRun) -> None:
+    if not jax.tree.leaves(run.state_structure.params):
+        raise ValueError(f"problem {run.config['what']['problem']} has no weights")
+
+
+def _evaluate(run: StoredRun) -> Callable:
+    """(of_seed, hypers, model) -> the problem's variables, as a run records them."""
+    evaluate = engine.make_evaluate(run.problem, run.spec.ways.driving)
+    return run.mapped(lambda data, hypers, model: evaluate(data, hypers.task, model))
+
+
+# The measurements.
+
+
+def evaluation(
+    run: StoredRun, steps: Sequence[int] | None = None, changed: Mapping[str, Any] | None = None
+) -> xr.Dataset:
+    """Losses and accuracies or errors by group, as a run records them, on any evaluation set.
+
+    Args:
+      changed: config fields with other values, such as num_test = 10000 or another law of the
+        examples: the evaluation sets are drawn with these (by the seed's own stream), the weights
+        are those of the run. What is said of training examples is then of examples drawn anew.
+
+    Raises:
+      ValueError: if a field is none of the problem's, or the weights do not fit it.
+    """
+    problem, grid = run.problem, run.grid
+    if changed:
+        problem = _changed(run, changed)
+        shapes = [
+            jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(p.init, grid.keys[0]))
+            for p in (problem, run.problem)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"--changed: the weights of the run do not fit {dict(changed)}")
+        grid = run.grid_of(problem)
+    evaluate = engine.make_evaluate(problem, run.spec.ways.driving)
+    of_members = run.mapped(lambda data, hypers, model: evaluate(data, hypers.task, model))
+    steps = _steps(run, steps)
+    of_seeds = data_of_seeds(grid)
+    measured = [of_members(of_seeds, _models(run.checkpoints[step])) for step in steps]
+    of_examples = {n: v for n, v in problem.variables.items() if not v.over}
+    return _labelled(run, steps, measured, of_examples)
+
+
+def _changed(run: StoredRun, changed: Mapping[str, Any]) -> Any:
+    """The run's problem with other values of some of its fields."""
+    rules = fields.rules(type(run.problem.fields))
+    for name in changed:
+        if name not in rules:
+            raise ValueError(f"--changed: {name} is no field of the problem")
+        if rules[name].swept:
+            raise ValueError(f"--changed: {name} is swept, it says nothing of an evaluation")
+    values = {name: fields.convert(name, value, rules[name]) for name, value in changed.items()}
+    return type(run.problem).build(dataclasses.replace(run.problem.fields, **values))
+
+
+def wrong_patch(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
+    """Clean test images that bear the whole patch of a wrong class: which of the two is believed?
+
+    The class is the true one moved by 1 to 9, drawn once a seed with the patches of the mixed test
+    images.
+
+    Raises:
+      ValueError: for a run without patches.
+    """
+    problem = run.problem
+    if not isinstance(problem, PatchCifar) or not problem.has_patches:
+        raise ValueError("must be a run of patch_cifar with patches")
+    size = min(problem.fields.num_test, EVALUATION_BATCH)
+
+    @jax.jit
+    def batch_of(data: Data, start):
+        own = data.own
+        rows = start + jnp.arange(size)
+        counts = rows < problem.fields.num_test
+        rows = jnp.minimum(rows, problem.fields.num_test - 1)
+        labels = data.shared.test_labels[rows].astype(jnp.int32)
+        key = jax.random.fold_in(jax.random.key(0), jnp.sum(own.alone_labels))
+        shift = jax.random.randint(jax.random.fold_in(key, start), (size,), 1, 10)
+        wrong = (labels + shift) % 10
+        draws = jax.tree.map(lambda leaf: leaf[rows], own.test)
+        none = jnp.zeros(size, bool)
+        images = problem.normalised(data.shared.test_images[rows])
+        patched = problem.patched(images, wrong, own, draws._replace(clean=none, alone=none))
+        return patched, labels, wrong, counts
+
+    @jax.jit
+    def sums_of(batch, model: Model):
+        images, labels, wrong, counts = batch
+        variables: Any = {"params": model.params, "batch_stats": model.stats}
+        believed = jnp.argmax(problem.network.apply(variables, images, False), axis=-1)
+        return jnp.stack([jnp.sum(counts & (believed == of)) for of in (labels, wrong)])
+
+    starts = range(0, problem.fields.num_test, size)
+
+    def of_member(data, hypers, model):
+        sums = [sums_of(batch_of(data, jnp.int32(i)), model) for i in starts]
+        right, wrong = sum(sums) / problem.fields.num_test
+        return {"accuracy_under_wrong_patch": right, "wrong_patch_believed": wrong}
+
+    variables = {
+        "accuracy_under_wrong_patch": Variable(
+            "accuracy on test images with the patch of a wrong class"
+        ),
+        "wrong_patch_believed": Variable("share of these taken for the class of the patch"),
+    }
+    return _at_checkpoints(run, steps, of_member, variables)
+
+
+def _at_checkpoints(run, steps, of_member, variables, coords=None) -> xr.Dataset:
+    """A function of one member, (data, hypers, model) -> values, at each checkpoint."""
+    of_members, steps = run.mapped(of_member), _steps(run, steps)
+    measured = [of_members(run.data, _models(run.checkpoints[step])) for step in steps]
+    return _labelled(run, steps, measured, variables, coords)
+
+
+def activations(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
+    """How many units are active and how many directions their activations span, layer by layer.
+
+    `active`: share of activations above 0. `effective_rank`: exp of the entropy of the normalised
+    singular values (Roy and Vetterli 2007) of the matrix of activations, examples by units,
+    averaged over pixels where a layer has any.
+
+    Raises:
+      ValueError: if the problem shows no activations.
+    """
+    problem = run.problem
+    if not isinstance(problem, ShowsActivations):
+        raise ValueError(f"problem {run.config['what']['problem']} shows no activations")
+    show = jax.jit(problem.activations)
+    state = run.state_structure
+    data = run.data[0]
+    task = jax.tree.map(lambda leaf: leaf[0, 0], run.grid.hypers.task)
+    shown = jax.eval_shape(show, data, task, Model(state.params, state.stats, state.watched))
+    layers = list(shown)
+
+    @jax.jit
+    def of_layer(shown, counts):
+        wide = counts.astype(jnp.float32)
+        active = jnp.mean((shown > 0).reshape(len(shown), -1), axis=1)
+        features = jnp.mean(shown.reshape(len(shown), -1, shown.shape[-1]), axis=1)
+        values = jnp.linalg.svd(features * wide[:, None], compute_uv=False)
+        share = values / jnp.sum(values)
+        entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(share), 0.0))
+        return jnp.sum(active * wide) / jnp.sum(wide), jnp.exp(entropy)
+
+    def of_member(data, hypers, model):
+        shown = show(data, hypers.task, model)
+        active, rank = zip(*(of_layer(*shown[name]) for name in layers), strict=True)
+        return {"active": jnp.stack(active), "effective_rank": jnp.stack(rank)}
+
+    over = (("layer", len(layers)),)
+    variables = {
+        "active": Variable("share of activations above 0", over=over),
+        "effective_rank": Variable("effective rank of the activations", over=over),
+    }
+    return _at_checkpoints(run, steps, of_member, variables, {"layer": layers})
+
+
+def norms(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
+    """Frobenius norms of the weights by block, and how far they are from the initial ones.
+
+    With the probe `decomposition` also of their signal and noise parts, (3.4).
+    """
+    _needs_weights(run)
+    init = jax.jit(lambda key: run.problem.init(engine.stream_key(key, engine.Stream.INIT)).params)
+    starts = [init(key) for key in run.grid.keys]
+    blocks = list(run.state_structure.params)
+    has_signal = "signal" in run.state_structure.watched
+
+    def norm(tree):
+        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
+
+    @jax.jit
+    def of_member(start, hypers, model: Model):
+        minus = lambda a, b: jax.tree.map(jnp.subtract, a, b)  # noqa: E731
+        params = model.params
+        parts = {"norm": params, "distance_from_start": minus(params, start)}
+        if has_signal:
+            signal = model.watched["signal"]
+            parts |= {"signal_norm": signal, "noise_norm": minus(params, signal)}
+        return {
+            name: jnp.stack([norm(part[block]) for block in blocks]) for name, part in parts.items()
+        }
+
+    told = {
+        "norm": "Frobenius norm of the weights",
+        "distance_from_start": "Frobenius norm of the weights less the initial ones",
+        "signal_norm": "Frobenius norm of the weights' signal part (3.4)",
+        "noise_norm": "Frobenius norm of the weights' noise part (3.4)",
+    }
+    over = (("block", len(blocks)),)
+    names = list(told)[: 4 if has_signal else 2]
+    variables = {name: Variable(told[name], over=over) for name in names}
+    of_members, steps = run.mapped(of_member), _steps(run, steps)
+    measured = [of_members(starts, _models(run.checkpoints[step])) for step in steps]
+    return _labelled(run, steps, measured, variables, {"block": blocks})
+
+
+def interpolation(
+    run: StoredRun,
+    steps: Sequence[int] | None = None,
+    start: int | None = None,
+    to: int | None = None,
+    points: int = 11,
+) -> xr.Dataset:
+    """Losses and errors on the straight line from a checkpoint's weights to others', and barriers.
+
+    Running statistics are interpolated as the weights are. The second layer u is the same for the
+    members of a seed.
+
+    Args:
+      steps: where the lines end; all later ones.
+      start: the checkpoint from which all lines start; the oldest. Ignored with `to`.
+      to: index of a column of members (C order of the axes): the lines lead from each member to the
+        one of the same seed in this column, at the same checkpoint.
+      points: on each line, ends included.
+
+    Returns:
+      The recorded variables along `t` from 0 to 1, and `barrier`: max over t of the training loss
+      above the straight line between its ends.
+    """
+    _needs_weights(run)
+    if points < 2:
+        raise ValueError(f"--points: {points}, must be at least 2")
+    steps = _steps(run, steps)
+    if to is None:
+        start = steps[0] if start is None else start
+        _steps(run, [start])
+        steps = [step for step in steps if step != start]
+        if not steps:
+            raise ValueError("has one checkpoint, a line needs two")
+    elif not 0 <= to < len(run.grid.members):
+        raise ValueError(f"--to: {to}, must be from 0 to {len(run.grid.members) - 1}")
+    t = np.linspace(0.0, 1.0, points)
+    evaluate, measured = _evaluate(run), []
+    for step in steps:
+        here = _models(run.checkpoints[step])
+        if to is None:
+            begin, end = _models(run.checkpoints[start]), here  # type: ignore[index]
+        else:
+            begin, end = here, jax.tree.map(lambda a: np.broadcast_to(a[:, [to]], a.shape), here)
+        on_line = [evaluate(run.data, _between(begin, end, share)) for share in t]
+        along = {name: np.stack([v[name] for v in on_line], axis=-1) for name in on_line[0]}
+        loss = along["train_loss"]
+        straight = loss[..., :1] * (1 - t) + loss[..., -1:] * t
+        measured.append(along | {"barrier": np.max(loss - straight, axis=-1)})
+    over = (("t", points),)
+    variables = {
+        name: Variable(v.long_name, v.units, over)
+        for name, v in run.problem.variables.items()
+        if not v.over
+    }
+    told = "largest training loss on the line, above the straight line between its ends"
+    dataset = _labelled(
+        run, steps, measured, variables | {"barrier": Variable(told)}, {"t": list(t)}
+    )
+    leads = f"to the column {to} of the same checkpoint" if to is not None else f"from step {start}"
+    dataset.attrs["line"] = leads
+    return dataset
+
+
+def _between(start: PyTree, end: PyTree, share: float) -> PyTree:
+    def mix(a, b):
+        if a.dtype.kind != "f":
+            return a
+        return ((1 - share) * a + share * b).astype(a.dtype)
+
+    return jax.tree.map(mix, start, end)
+
+
+def sharpness(
+    run: StoredRun,
+    steps: Sequence[int] | None = None,
+    iterations: int = 60,
+    tolerance: float = 1e-3,
+) -> xr.Dataset:
+    """The largest eigenvalue of the Hessian of the training loss (without weight decay), by Lanczos
+    with full reorthogonalisation on Hessian-vector products, all members at once.
+
+    The loss is the recorded `train_loss`: in evaluation mode, on the evaluated training examples.
+    A relu network's Hessian is that where no unit is at its kink.
+
+    Args:
+      iterations: at most so many products a member; as many vectors like the weights are kept.
+      tolerance: stop when no member's eigenvalue can be off by more than this share of it.
+
+    Returns:
+      `sharpness`, `rate_times_sharpness` with the rate of the member's next step (2 is the edge of
+      stability of plain gradient descent), and `sharpness_error`: the norm of the residual, a bound
+      on the distance to the nearest eigenvalue.
+    """
+    _needs_weights(run)
+    steps, of_hessian, measured = _steps(run, steps), _hessian(run), []
+    for step in steps:
+        state = run.checkpoints[step].state
+        top, error = _lanczos(of_hessian(run.checkpoints[step]), state, iterations, tolerance)
+        of_phases: Any = run.grid.hypers.rates
+        rates = np.take_along_axis(of_phases, np.asarray(state.phase)[..., None], axis=-1)[..., 0]
+        found = {"sharpness": top, "sharpness_error": error, "rate_times_sharpness": rates * top}
+        measured.append(found)
+    variables = {
+        "sharpness": Variable("largest eigenvalue of the Hessian of the training loss"),
+        "rate_times_sharpness": Variable("learning rate times the largest eigenvalue"),
+        "sharpness_error": Variable("norm of the residual of the eigenvalue"),
+    }
+    return _labelled(run, steps, measured, variables)
+
+
+def _hessian(run: StoredRun) -> Callable:
+    """checkpoint -> (v (S, H, P) -> Hessian of the training loss times v), weights as one vector.
+
+    The training loss is a function of sums over evaluation batches and linear in those that depend
+    on the weights (a mean). So the products of the batches add up, each batch's sums weighted by
+    the derivative of the loss with respect to them.
+    """
+    problem = run.problem
+    batches = range(problem.num_evaluation_batches)
+    evaluate = jax.jit(problem.evaluate)
+
+    @jax.jit
+    def weigh(data, task, model, sums):
+        leaves, structure = jax.tree.flatten(sums)
+
+        def loss(leaves):
+            of_leaves = jax.tree.unflatten(structure, leaves)
+            return problem.summarize(data, task, model, of_leaves)["train_loss"]
+
+        return jax.grad(loss)(leaves)
+
+    def of_batch(data, task, model, weights, index):
+        """The batch's part of the training loss, as a function of the weights in one vector."""
+        flat, unravel = jax.flatten_util.ravel_pytree(model.params)
+
+        def loss(vector):
+            sums = problem.evaluate(data, task, model._replace(params=unravel(vector)), index)
+            leaves = jax.tree.leaves(sums)
+            return sum(jnp.vdot(a, b) for a, b in zip(weights, leaves, strict=True))
+
+        return loss, flat
+
+    @jax.jit
+    def product_of_batch(data, task, model, weights, v, index):
+        # Reverse over reverse: `models.two_layer.before` has no forward derivative.
+        loss, flat = of_batch(data, task, model, weights, index)
+        return jax.grad(lambda vector: jnp.vdot(jax.grad(loss)(vector), v))(flat)
+
+    @jax.jit
+    def matters(data, task, model, weights, index):
+        loss, flat = of_batch(data, task, model, weights, index)
+        return jnp.any(jax.grad(loss)(flat) != 0)
+
+    def weigh_member(data, hypers, model):
+        sums = [evaluate(data, hypers.task, model, jnp.int32(i)) for i in batches]
+        return weigh(data, hypers.task, model, jax.tree.map(lambda *a: sum(a), *sums))
+
+    def matters_to_member(data, hypers, model, weights):
+        of = data, hypers.task, model, weights
+        return jnp.stack([matters(*of, jnp.int32(i)) for i in batches])
+
+    weigh_all, matter_to_all = run.mapped(weigh_member), run.mapped(matters_to_member)
+
+    def at(checkpoint: Checkpoint) -> Callable:
+        models = _models(checkpoint)
+        weights = weigh_all(run.data, models)
+        of_all = matter_to_all(run.data, models, weights)
+        used = np.flatnonzero(of_all.reshape(-1, len(batches)).any(axis=0))  # hold training data
+
+        def product(data, hypers, model, weights, v):
+            of = data, hypers.task, model, weights, v
+            return sum(product_of_batch(*of, jnp.int32(i)) for i in used)
+
+        mapped = run.mapped(product)
+        return lambda v: mapped(run.data, models, weights, v)
+
+    return at
+
+
+def _lanczos(product: Callable, state: Any, iterations: int, tolerance: float):
+    """Largest eigenvalue and its residual, (S, H) each, of symmetric matrices given by their
+    products with vectors (S, H, P)."""
+    leaves = [leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(state.params)]
+    grid, size = leaves[0].shape[:2], sum(leaf.shape[-1] for leaf in leaves)
+    v = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    v = np.broadcast_to(v / np.linalg.norm(v), (*grid, size))
+    basis: list[np.ndarray] = []
+    small = np.zeros((*grid, iterations, iterations))  # the tridiagonal matrices
+    top, error = np.full(grid, np.nan), np.full(grid, np.nan)
+    for k in range(min(iterations, size)):
+        basis.append(v)
+        w = np.asarray(product(v), np.float64)
+        small[..., k, k] = np.sum(w * v, axis=-1)
+        for _ in range(2):  # once leaves what rounding has put back
+            for q in basis:
+                w -= np.sum(w * q, axis=-1, keepdims=True) * q
+        beta = np.linalg.norm(w, axis=-1)
+        values, vectors = np.linalg.eigh(small[..., : k + 1, : k + 1])
+        top, error = values[..., -1], beta * np.abs(vectors[..., -1, -1])
+        if np.all(error <= tolerance * np.abs(top)) or np.all(beta == 0):
+            break
+        if k + 1 < iterations:
+            small[..., k, k + 1] = small[..., k + 1, k] = beta
+        v = (w / np.maximum(beta, 1e-30)[..., None]).astype(np.float32)
+    return top, error
+
+
+def first_learned(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
+    """The epoch of the first record at which each training example was right; NaN if it never was.
+
+    From the results of a run with record_examples = "yes": there is no dimension `checkpoint`.
+
+    Raises:
+      ValueError: for a run without.
+    """
+    if steps is not None:
+        raise ValueError("--steps: first_learned is of the whole run")
+    if "train_right" not in run.dataset:
+        raise ValueError("must have been run with --config.record_examples=yes")
+    epoch, recorded = results.first_learned(run.dataset), run.dataset
+    told = {
+        "first_learned": (epoch, "epoch at which the example was first right", "epochs"),
+        "median_epoch": (epoch.median("example"), "median of these, of examples learned", "epochs"),
+        "learned": (epoch.notnull().mean("example"), "share of examples that were ever right", "1"),
+    }
+    found = {n: v.assign_attrs(long_name=name, units=unit) for n, (v, name, unit) in told.items()}
+    return xr.Dataset(found | {"status": recorded["status"]}, attrs=recorded.attrs)
+
+
+MEASURES: Mapping[str, Callable[..., xr.Dataset]] = {
+    "activations": activations,
+    "evaluation": evaluation,
+    "first_learned": first_learned,
+    "interpolation": interpolation,
+    "norms": norms,
+    "sharpness": sharpness,
+    "wrong_patch": wrong_patch,
+}
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """FIELD=VALUE, the value a Python literal or a word."""
+    name, found, value = text.partition("=")
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis.measure", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, function in MEASURES.items():
+        told = (function.__doc__ or "").split("\n\n")[0]
+        command = commands.add_parser(name, help=" ".join(told.split()), description=told)
+        command.add_argument("folder", type=pathlib.Path, metavar="DIR")
+        number = lambda text: tuple(int(part) for part in text.split(","))  # noqa: E731
+        command.add_argument("--steps", type=number, help="checkpoints, by step; all")
+        if name == "evaluation":
+            command.add_argument("--changed", type=_assignment, nargs="+", metavar="FIELD=VALUE")
+        if name == "interpolation":
+            command.add_argument("--start", type=int, help="step at which the lines start; oldest")
+            command.add_argument("--to", type=int, help="column of members where they lead")
+            command.add_argument("--points", type=int, default=11, help="on a line")
+        if name == "sharpness":
+            command.add_argument("--iterations", type=int, default=60)
+            command.add_argument("--tolerance", type=float, default=1e-3)
+    return parser
+
+
+def main(folder: pathlib.Path, name: str, options: Mapping[str, Any]) -> int:
+    measured = MEASURES[name](load(folder), **options)
+    results.print_table(results.measured_table(measured))
+    (folder / "analysis").mkdir(exist_ok=True)
+    path = folder / "analysis" / f"{name}.nc"
+    results.write_results(measured, path)
+    print(f"measured: {path}")
+    script.save_figure(figures.measured(measured), folder, name)
+    return 0
+
+
+if __name__ == "__main__":
+    given = vars(_parser().parse_args())
+    if given.get("changed"):
+        given["changed"] = dict(given["changed"])
+    folder, name = given.pop("folder"), given.pop("name")
+    script.told([folder], lambda: main(folder, name, given))

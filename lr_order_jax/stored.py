@@ -1,0 +1,185 @@
+"""A run in a directory, finished or not, as analyses read it: results, config, checkpoints.
+
+Everything is read when it is first asked for. The problem, its data and the hyperparameters of all
+members are made anew from `config.json`: they are functions of it.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import xarray as xr
+
+from lr_order_jax import algorithm, checkpoint, directory, engine, results, spec, study, sweep
+from lr_order_jax.algorithm import TrainState
+from lr_order_jax.problem import Data, Problem
+
+PyTree = Any
+
+HOW_IT_IS_READ: Mapping[str, Any] = {  # the fields of `spec.How`: nothing is trained here
+    "driving": None,
+    "mapping": None,
+    "group_size": None,
+    "checkpoint_every": 0.0,
+    "keep_at": (),
+    "profile": False,
+}
+
+
+class Checkpoint(NamedTuple):
+    """All members at one step. S seeds, H combinations of hyperparameters."""
+
+    step: int
+    state: TrainState  # NumPy leaves (S, H, ...)
+    time: np.ndarray  # (S, H) float64: flow time or epoch of each member
+    meta: Mapping[str, Any]
+
+
+class StoredCheckpoints(Mapping[int, Checkpoint]):
+    """The stored checkpoints by step, oldest first; each is restored when it is asked for."""
+
+    def __init__(self, run: "StoredRun"):
+        self._run = run
+
+    @functools.cached_property
+    def steps(self) -> tuple[int, ...]:
+        if not (self._run.workdir / "checkpoints").is_dir():
+            return ()
+        return tuple(checkpoint.stored_steps(self._run.workdir))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, step: int) -> Checkpoint:
+        if step not in self.steps:
+            raise KeyError(f"step {step}: must be one of {', '.join(map(str, self.steps))}")
+        tree, meta = checkpoint.restore(self._run.workdir, step)
+        state = checkpoint.arranged_like(self._run.state_structure, tree)
+        time_per_step = self._run.problem.time_per_step(self._run.grid.hypers)
+        time = np.sum(time_per_step * state.phase_counts, axis=-1)
+        return Checkpoint(step, state, time, meta)
+
+
+def data_of_seeds(grid: sweep.Grid) -> list[Data]:
+    """The data of each seed of a grid."""
+    return [sweep.data_of_seed(grid.data, s) for s in range(len(grid.seeds))]
+
+
+class StoredRun:
+    """A run's directory, read lazily; see `lr_order_jax.load`."""
+
+    def __init__(self, workdir: str | os.PathLike):
+        self.workdir = pathlib.Path(workdir)
+        self.config = directory.read_whole_config(self.workdir)
+        self.checkpoints = StoredCheckpoints(self)
+
+    def __repr__(self) -> str:
+        return f"StoredRun({str(self.workdir)!r})"
+
+    @functools.cached_property
+    def dataset(self) -> xr.Dataset:
+        """The labelled arrays of `results.nc`.
+
+        Raises:
+          FileNotFoundError: if none has been written yet.
+        """
+        return results.read_results(self.workdir)
+
+    @functools.cached_property
+    def study(self) -> spec.Study:
+        """What was asked for, for this platform."""
+        return spec.parse_study({**self.config["what"], **self.config["how"], **HOW_IT_IS_READ})
+
+    @property
+    def programs(self) -> tuple["StoredRun", ...]:
+        """The runs of a study, those begun, one a shape; of one program itself."""
+        if not self.study.axes:
+            return (self,)
+        folders = [self.workdir / study.folder_of(point) for point in self.study.points]
+        return tuple(StoredRun(folder) for folder in folders if (folder / "config.json").exists())
+
+    @property
+    def spec(self) -> spec.Spec:
+        """The config of a single program.
+
+        Raises:
+          ValueError: for a study.
+        """
+        if self.study.axes:
+            raise ValueError(f"holds {len(self.study.specs)} programs: take one of its directories")
+        return self.study.specs[0]
+
+    @property
+    def problem(self) -> Problem:
+        return self.spec.problem
+
+    @functools.cached_property
+    def grid(self) -> sweep.Grid:
+        """Members, data and hyperparameters."""
+        return self.grid_of(self.problem)
+
+    def grid_of(self, problem: Problem) -> sweep.Grid:
+        """The same members on a problem whose fields differ, such as its evaluation sets."""
+        return sweep.make_grid(problem, self.spec.seeds, self.spec.common.zipped)
+
+    @functools.cached_property
+    def data(self) -> list[Data]:
+        """The data of each seed."""
+        return data_of_seeds(self.grid)
+
+    @functools.cached_property
+    def state_structure(self) -> TrainState:
+        """The state of one member, shapes and types alone."""
+
+        def first(key, hypers):
+            model = self.problem.init(engine.stream_key(key, engine.Stream.INIT))
+            return algorithm.init_state(hypers, *model)
+
+        hypers = jax.tree.map(lambda leaf: leaf[0, 0], algorithm.on_device(self.grid.hypers))
+        return jax.eval_shape(first, self.grid.keys[0], hypers)
+
+    @property
+    def member_dims(self) -> list[str]:
+        return ["seed", *(axis.name for axis in self.grid.axes)]
+
+    def mapped(self, function: Callable) -> Callable:
+        """A function of one member, (of_seed, hypers, *of_member) -> arrays, over all members.
+
+        Members of a seed are batched where the problem's steps are (`vmap`), else they are taken
+        one after the other, and then the function should be made of compiled parts.
+
+        Returns:
+          A function (of_seeds, *trees): `of_seeds` has an entry for each seed, leaves of the trees
+          are (S, H, ...), and so are the leaves of its result, on the host.
+        """
+        hypers = algorithm.on_device(self.grid.hypers)
+
+        def in_turn(of_seed, *columns):
+            count = len(jax.tree.leaves(columns)[0])
+            rows = [
+                function(of_seed, *jax.tree.map(lambda leaf, h=h: leaf[h], columns))
+                for h in range(count)
+            ]
+            return jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *rows)
+
+        @jax.jit
+        def batched(of_seed, *columns):
+            return jax.vmap(lambda *of_member: function(of_seed, *of_member))(*columns)
+
+        of_columns = batched if self.spec.ways.mapping == "vmap" else in_turn
+
+        def of_all(of_seeds, *trees):
+            rows = [
+                of_columns(of_seed, *jax.tree.map(lambda leaf, s=s: leaf[s], (hypers, *trees)))
+                for s, of_seed in enumerate(of_seeds)
+            ]
+            return jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *rows)
+
+        return of_all

@@ -1,0 +1,332 @@
+"""Measurements on checkpoints: against brute force on tiny networks, and on runs cut short."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import ROOT, load_config
+
+import lr_order_jax
+from analysis import measure
+from lr_order_jax import engine, experiment, results, spec
+from lr_order_jax.algorithm import Status
+from lr_order_jax.problem import Model
+from lr_order_jax.problems import patch_cifar
+
+TINY = {
+    "d": 6, "n": 20, "m_w": 4, "m_v": 5, "num_test": 50, "eta_init": (0.2, 0.05), "eta_2": (0.05,),
+    "flow_time_1": 2.0, "flow_time_2": 2.0, "num_records": 4, "seeds": (3, 4), "num_seeds": None,
+    "keep_at": (1.0, 2.0), "probes": ("decomposition",), "tau0_w": 0.5, "tau0_v": 0.5,
+}  # fmt: skip
+
+
+def parse(name, variant, **fields):
+    return spec.parse(dict(load_config(name, variant).items()) | fields)
+
+
+class Cut(Exception):
+    """Ends a run half-way."""
+
+
+def half_a_run(run_spec, workdir, monkeypatch):
+    """A run that is cut short after its second checkpoint."""
+    save, count = experiment._Run.save, []
+
+    def save_twice(self, *arguments, **named):
+        saved = save(self, *arguments, **named)
+        count.append(1)
+        if len(count) == 2:
+            raise Cut
+        return saved
+
+    monkeypatch.setattr(experiment._Run, "save", save_twice)
+    with pytest.raises(Cut):
+        experiment.run(run_spec, workdir)
+    monkeypatch.undo()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    experiment.run(parse("sweep", "smoke", **TINY), folder)
+    return lr_order_jax.load(folder)
+
+
+def member_of(run, step, s, h):
+    state = run.checkpoints[step].state
+    params, stats, watched = jax.tree.map(
+        lambda leaf: leaf[s, h], (state.params, state.stats, state.watched)
+    )
+    return Model(params, stats, watched)
+
+
+def test_load_reads_what_a_run_has_written(run):
+    assert list(run.checkpoints) == sorted(run.checkpoints)
+    last = run.checkpoints[max(run.checkpoints)]
+    np.testing.assert_allclose(last.time, 4.0)
+    np.testing.assert_array_equal(run.dataset["status"].values, last.state.status)
+    assert run.programs == (run,)
+    with pytest.raises(KeyError, match="step 1: must be one of"):
+        run.checkpoints[1]
+    with pytest.raises(FileNotFoundError):
+        lr_order_jax.load(run.workdir / "nowhere")
+
+
+def test_evaluation_is_what_the_run_recorded(run):
+    found = measure.evaluation(run)
+    assert found["test_error"].dims == ("checkpoint", "seed", "eta_init")
+    for name in run.problem.variables:
+        expected = results.final(run.dataset, name).transpose("seed", "eta_init")
+        np.testing.assert_allclose(
+            found[name].isel(checkpoint=-1), expected, rtol=1e-5, err_msg=name
+        )
+
+
+def test_evaluation_on_other_examples(run):
+    found = measure.evaluation(run, steps=[max(run.checkpoints)], changed={"num_test": 5000})
+    mine = results.final(run.dataset, "test_error_both").mean()
+    assert float(abs(found["test_error_both"].mean() - mine)) < 0.1
+    counts = found["test_error_both"] * 5000
+    np.testing.assert_allclose(counts, np.round(counts), atol=1e-2)
+    weaker = measure.evaluation(run, changed={"q_scale": 0.01})
+    assert (weaker["test_error_q_only"] == found["test_error_q_only"][-1]).any()  # of directions
+    with pytest.raises(ValueError, match="do not fit"):
+        measure.evaluation(run, changed={"d": 7})
+    with pytest.raises(ValueError, match="colour is no field"):
+        measure.evaluation(run, changed={"colour": 7})
+    with pytest.raises(ValueError, match="eta_init is swept"):
+        measure.evaluation(run, changed={"eta_init": (0.1,)})
+
+
+def dense_hessian(run, step, s, h):
+    model = member_of(run, step, s, h)
+    own = run.data[s].own
+    flat, unravel = jax.flatten_util.ravel_pytree(model.params)
+
+    def loss(vector):
+        return run.problem.loss(unravel(vector), model.stats, own, None, None)[0]
+
+    return jax.jacrev(jax.grad(loss))(flat)
+
+
+def test_sharpness_is_the_top_eigenvalue_of_the_dense_hessian(run):
+    found = measure.sharpness(run)
+    for c, step in enumerate(run.checkpoints):
+        for s in range(2):
+            for h in range(2):
+                top = np.linalg.eigvalsh(np.asarray(dense_hessian(run, step, s, h), float))[-1]
+                mine = float(found["sharpness"][c, s, h])
+                assert abs(mine / top - 1) < 2e-3, (step, s, h)
+    rates = run.dataset["learning_rate"].isel(flow_time=-1).values
+    last = found.isel(checkpoint=-1)
+    np.testing.assert_allclose(last["rate_times_sharpness"], rates * last["sharpness"])
+
+
+def test_lines_between_checkpoints(run):
+    found = measure.interpolation(run, points=5)
+    first, *rest = run.checkpoints
+    assert list(found["checkpoint"].values) == rest
+    at = measure.evaluation(run)
+    for name in ("train_loss", "test_error_both"):
+        ends = found[name].isel(t=[0, -1])
+        np.testing.assert_allclose(ends[..., 1], at[name].sel(checkpoint=rest), rtol=1e-5)
+        start = at[name].sel(checkpoint=first).broadcast_like(ends[..., 0])
+        np.testing.assert_allclose(ends[..., 0], start.transpose(*ends[..., 0].dims), rtol=1e-5)
+    model, other = (member_of(run, step, 1, 0) for step in (first, rest[-1]))
+    middle = jax.tree.map(lambda a, b: (a + b) / 2, model.params, other.params)
+    loss, _ = run.problem.loss(middle, model.stats, run.data[1].own, None, None)
+    np.testing.assert_allclose(found["train_loss"][-1, 1, 0, 2], loss, rtol=1e-5)
+    assert (found["barrier"] >= 0).all()
+
+
+def test_lines_between_members(run):
+    step = max(run.checkpoints)
+    found = measure.interpolation(run, steps=[step], to=0, points=3)
+    np.testing.assert_allclose(found["barrier"][0, :, 0], 0, atol=1e-6)  # to itself
+    a, b = (member_of(run, step, 0, h).params for h in (1, 0))
+    middle = jax.tree.map(lambda x, y: (x + y) / 2, a, b)
+    stats = member_of(run, step, 0, 0).stats
+    loss, _ = run.problem.loss(middle, stats, run.data[0].own, None, None)
+    np.testing.assert_allclose(found["train_loss"][0, 0, 1, 1], loss, rtol=1e-5)
+    with pytest.raises(ValueError, match="--to: 9, must be from 0 to 1"):
+        measure.interpolation(run, to=9)
+
+
+def test_norms_and_their_signal_and_noise(run):
+    found = measure.norms(run)
+    step = max(run.checkpoints)
+    model = member_of(run, step, 1, 0)
+    w = np.asarray(model.params["W"])
+    here = found.sel(checkpoint=step, block="W").isel(seed=1, eta_init=0)
+    np.testing.assert_allclose(here["norm"], np.linalg.norm(w), rtol=1e-6)
+    signal = np.asarray(model.watched["signal"]["W"])
+    np.testing.assert_allclose(here["signal_norm"], np.linalg.norm(signal), rtol=1e-6)
+    np.testing.assert_allclose(here["noise_norm"], np.linalg.norm(w - signal), rtol=1e-6)
+    assert (found["distance_from_start"] > 0).all()
+
+
+def test_activations_against_numpy(run):
+    found = measure.activations(run)
+    step = max(run.checkpoints)
+    model, train = member_of(run, step, 0, 1), run.data[0].own.train
+    has_p = np.asarray(train.group[: len(train.x1)]) != 1
+    shown = np.maximum(np.asarray(train.x1)[has_p] @ np.asarray(model.params["W"]), 0)
+    here = found.sel(checkpoint=step, layer="W").isel(seed=0, eta_init=1)
+    np.testing.assert_allclose(here["active"], np.mean(shown > 0), rtol=1e-5)
+    share = np.linalg.svd(shown, compute_uv=False)
+    share = share / share.sum()
+    rank = np.exp(-np.sum(share[share > 0] * np.log(share[share > 0])))
+    np.testing.assert_allclose(here["effective_rank"], rank, rtol=1e-4)
+
+
+def test_a_run_cut_short_is_measured(tmp_path, monkeypatch):
+    half_a_run(parse("sweep", "smoke", **TINY), tmp_path / "run", monkeypatch)
+    half = lr_order_jax.load(tmp_path / "run")
+    assert len(half.checkpoints) == 2
+    assert not half.dataset.attrs["complete"]
+    for name in ("activations", "evaluation", "interpolation", "norms", "sharpness"):
+        found = measure.MEASURES[name](half)
+        for variable in found.data_vars.values():
+            if variable.name not in ("status", "train_loss_q_only"):
+                assert np.isfinite(variable).any(), (name, variable.name)
+
+
+def test_a_diverged_member_is_not_measured(tmp_path):
+    fields = TINY | {"eta_init": (0.2, 0.05), "tau_xi": (3e38,), "noise_scale": (1.0,)}
+    experiment.run(parse("sweep", "smoke", **fields), tmp_path / "run")
+    found = measure.norms(lr_order_jax.load(tmp_path / "run"))
+    assert (found["status"] == Status.DIVERGED).all()
+    assert np.isnan(found["norm"].isel(checkpoint=-1)).all()
+
+
+@pytest.mark.parametrize("structure", ["coupled", "convolution"])
+def test_other_structures_show_activations(tmp_path, structure):
+    same = {"m_v": 4, "v_representation": "ambient", "probes": (), "structure": structure}
+    experiment.run(parse("sweep", "smoke", **(TINY | same)), tmp_path / "run")
+    found = measure.activations(lr_order_jax.load(tmp_path / "run"))
+    assert set(found["layer"].values) == ({"units"} if structure == "coupled" else {"W", "V"})
+    assert ((found["active"] > 0) & (found["active"] < 1)).any()
+
+
+def test_the_limit_has_no_weights(tmp_path):
+    experiment.run(parse("lazy_limit", "smoke", num_seeds=1), tmp_path / "run")
+    run = lr_order_jax.load(tmp_path / "run")
+    assert np.isfinite(measure.evaluation(run)["train_loss"]).all()
+    for name in ("activations", "interpolation", "norms", "sharpness"):
+        with pytest.raises(ValueError, match=r"has no weights|shows no activations"):
+            measure.MEASURES[name](run)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images") / "run"
+    fields = {"record_examples": "yes", "num_seeds": 1, "keep_at": (1.0,), "epochs": 2}
+    experiment.run(parse("patch_cifar", "smoke", **fields), folder)
+    return lr_order_jax.load(folder)
+
+
+def test_measurements_of_a_wide_resnet(images):
+    run, step = images, max(images.checkpoints)
+    found = measure.evaluation(run)
+    for name in ("train_loss", "clean_accuracy", "patch_accuracy"):
+        expected = results.final(run.dataset, name).transpose("seed", "arm")
+        np.testing.assert_allclose(found[name].isel(checkpoint=-1), expected, rtol=1e-5)
+    shown = measure.activations(run, steps=[step])
+    assert len(shown["layer"]) == 7  # two a block of depth 10 and the last
+    assert {"act", "group1_block1/act1", "group3_block1/act2"} <= set(shown["layer"].values)
+    assert ((shown["active"] > 0) & (shown["active"] < 1)).all()
+    assert (shown["effective_rank"] >= 1).all()
+    assert {"conv", "group1_block1", "linear"} <= set(measure.norms(run)["block"].values)
+    line = measure.interpolation(run, points=3)
+    np.testing.assert_allclose(
+        line["train_loss"].isel(checkpoint=-1, t=-1),
+        found["train_loss"].isel(checkpoint=-1),
+        rtol=1e-4,
+    )
+
+
+def test_hessian_products_of_a_wide_resnet_add_up_over_batches(images):
+    """Against forward over reverse on the whole training loss."""
+    run, step = images, max(images.checkpoints)
+    assert run.problem.num_evaluation_batches == 1
+    several = measure.EVALUATION_BATCH // 8
+    problem = run.problem
+    model, data = member_of(run, step, 0, 0), run.data[0]
+    flat, unravel = jax.flatten_util.ravel_pytree(model.params)
+    v = np.random.default_rng(1).standard_normal(flat.size).astype(np.float32)
+    evaluate = engine.make_evaluate(problem, "dispatch")
+
+    def loss(weights):
+        return evaluate(data, None, Model(unravel(weights), model.stats))["train_loss"]
+
+    expected = jax.jvp(jax.grad(loss), (flat,), (jnp.asarray(v),))[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patch_cifar, "EVALUATION_BATCH", several)  # 62 images: seven batches
+        assert problem.num_evaluation_batches == 7
+        product = measure._hessian(run)(run.checkpoints[step])
+        mine = product(np.broadcast_to(v, (*run.grid.shape, v.size)))[0, 0]
+    np.testing.assert_allclose(mine, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_wrong_patches(images):
+    found = measure.wrong_patch(images)
+    total = found["accuracy_under_wrong_patch"] + found["wrong_patch_believed"]
+    assert ((total >= 0) & (total <= 1)).all()
+    counts = found["wrong_patch_believed"] * images.problem.fields.num_test
+    np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
+
+
+def test_first_learned(images):
+    found = measure.first_learned(images)
+    right = images.dataset["train_right"].values
+    ever = np.nanmax(right, axis=2) == 1
+    np.testing.assert_allclose(found["learned"].values, ever.mean(axis=-1))
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "analysis.measure", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_writes_and_draws(run):
+    done = command("norms", run.workdir, f"--steps={max(run.checkpoints)}")
+    assert done.returncode == 0, done.stderr
+    assert "signal_norm" in done.stdout
+    found = xr.load_dataset(run.workdir / "analysis" / "norms.nc")
+    assert found["norm"].dims == ("checkpoint", "seed", "eta_init", "block")
+    assert json.loads(found.attrs["config"])["d"] == 6
+    assert (run.workdir / "figures" / "norms.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("norms", "{run}", "--steps=5"), "--steps: 5 is none of"),
+        (("first_learned", "{run}"), "must have been run with --config.record_examples=yes"),
+        (("wrong_patch", "{run}"), "must be a run of patch_cifar with patches"),
+        (("norms", "nowhere"), "cannot be read"),
+        (("evaluation", "{run}", "--changed", "num_test=0"), "config.num_test"),
+        (("interpolation", "{run}", "--points=1"), "--points: 1, must be at least 2"),
+    ],
+)
+def test_wrong_input_gives_one_line(run, arguments, line):
+    done = command(*(str(a).replace("{run}", str(run.workdir)) for a in arguments))
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_figures_of_all_measurements(run, images):
+    from lr_order_jax import figures
+
+    for of, name in ((run, "activations"), (run, "interpolation"), (images, "first_learned")):
+        figure = figures.measured(measure.MEASURES[name](of))
+        assert len(figure.axes) >= 2
