@@ -9,6 +9,7 @@ the only module that imports Orbax.
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -148,6 +149,7 @@ class Checkpoints:
 
         Raises:
           ValueError: if the checkpoint is damaged; the message says how.
+          OSError: if it cannot be read now, which says nothing about the checkpoint.
         """
         arguments = ocp.args.Composite(
             arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()
@@ -157,8 +159,12 @@ class Checkpoints:
             meta, seal = restored.meta["meta"], restored.meta["seal"]
             tree = jax.tree.map(np.asarray, restored.arrays)
         except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
-            if isinstance(error, MemoryError) or _errno_of(error) in _OF_THE_MACHINE:
+            if isinstance(error, MemoryError):
                 raise
+            if (number := _errno_of(error)) in _OF_THE_MACHINE:
+                raise OSError(
+                    number, os.strerror(number), str(self.directory / str(step))
+                ) from error
             reason = str(error).strip().split("\n")[0][:200]
             raise ValueError(f"cannot be read ({type(error).__name__}: {reason})") from error
         if _seal(meta) != seal:
@@ -176,6 +182,7 @@ class Checkpoints:
         Raises:
           NoCheckpoint: if none is stored.
           ValueError: if all are damaged; nothing is moved then.
+          OSError: if one cannot be read now; nothing is moved then.
         """
         damaged: dict[int, ValueError] = {}
         for step in reversed(self.steps()):
@@ -197,9 +204,8 @@ class Checkpoints:
     def _set_aside(self, step: int) -> pathlib.Path:
         folder = self.directory.parent / "damaged_checkpoints"
         folder.mkdir(exist_ok=True)
-        aside = folder / str(step)
-        if aside.exists():
-            shutil.rmtree(aside)
+        names = (f"{step}{'.' * (i > 0)}{i or ''}" for i in itertools.count())
+        aside = next(folder / name for name in names if not (folder / name).exists())
         os.replace(self.directory / str(step), aside)
         self._manager.reload()
         return aside

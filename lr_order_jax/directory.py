@@ -72,7 +72,7 @@ def read_whole_config(workdir: pathlib.Path) -> dict[str, Any]:
         stored = json.loads(path.read_text())
         parts = {"what": dict(stored["what"]), "sessions": list(stored["sessions"])}
         return {**stored, **parts}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{path}: is not a readable config.json; restore or remove it") from None
 
 
@@ -89,8 +89,8 @@ def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:
 
 
 def write_config(workdir: pathlib.Path, run_spec: Spec | Study, audit: Sequence[Any]) -> None:
-    """Writes config.json: what and how, which assumptions hold, and the command and machine of
-    each session so far."""
+    """Writes config.json: what and how, the directories of a study's programs, which assumptions
+    hold, and the command and machine of each session so far."""
     device = jax.devices()[0]
     session: dict[str, Any] = {
         "command": sys.argv,
@@ -105,6 +105,7 @@ def write_config(workdir: pathlib.Path, run_spec: Spec | Study, audit: Sequence[
     config = {
         "what": run_spec.what,
         "how": run_spec.how_as_run,
+        "programs": run_spec.programs,
         "audit": audit,
         **session,
         "sessions": [*read_config(workdir).get("sessions", []), session],

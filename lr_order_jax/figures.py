@@ -22,6 +22,14 @@ def _colours(count: int):
     return matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, count))
 
 
+def hex_colours(count: int) -> list[str]:
+    """Colours as "#rrggbb", dark enough for lines on white."""
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    return [to_hex(c) for c in matplotlib.colormaps["viridis"](np.linspace(0.0, 0.75, count))]
+
+
 def _rate_columns(dataset: xr.Dataset) -> list[dict[str, int]]:
     """The columns along the initial rate, at the first value of every other axis."""
     rate = results.rate_dim(dataset)

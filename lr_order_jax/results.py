@@ -6,6 +6,7 @@ sees half a file, and holds no wall time, so that equal runs give equal bytes.
 """
 
 import enum
+import hashlib
 import itertools
 import json
 import math
@@ -180,8 +181,30 @@ def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) -
         aside.unlink(missing_ok=True)
 
 
+def digest(dataset: xr.Dataset) -> str:
+    """A digest of all that a reader of the labelled arrays sees, but for the attribute `digest`."""
+    seen = hashlib.blake2b(digest_size=16)
+
+    def tell(value: Any) -> None:
+        text = json.dumps(value, default=lambda array: np.asarray(array).tolist())
+        seen.update(text.encode() + b"\n")
+
+    tell({name: v for name, v in sorted(dataset.attrs.items()) if name != "digest"})
+    tell(sorted(map(str, dataset.data_vars)))
+    for name, variable in sorted(dataset.variables.items()):
+        values = variable.values
+        tell([name, variable.dims, values.shape, sorted(variable.attrs.items())])
+        if values.dtype.kind in "OU":
+            tell(values)
+        else:
+            tell(values.dtype.str)
+            seen.update(np.ascontiguousarray(values).tobytes())
+    return seen.hexdigest()
+
+
 def write_results(dataset: xr.Dataset, path: str | os.PathLike) -> None:
-    """Writes `results.nc`, whole or not at all."""
+    """Writes `results.nc`, whole or not at all, with a digest of its content."""
+    dataset = dataset.assign_attrs(digest=digest(dataset))
     content = dataset.to_netcdf(engine="h5netcdf")  # HDF5 itself crashes where a disk is full
     write_aside(path, lambda aside: aside.write_bytes(content))
 
@@ -194,7 +217,14 @@ def write_json(value: Any, path: str | os.PathLike) -> None:
 
 def read_results(workdir: str | os.PathLike) -> xr.Dataset:
     """The labelled arrays of a run's directory, in memory; the file is closed again."""
-    return xr.load_dataset(pathlib.Path(workdir) / "results.nc", engine="h5netcdf")
+    dataset, _ = read_with_digest(pathlib.Path(workdir) / "results.nc")
+    return dataset
+
+
+def read_with_digest(path: str | os.PathLike) -> tuple[xr.Dataset, str]:
+    """What `write_results` wrote, and the digest that stands in the file; "" if there is none."""
+    dataset = xr.load_dataset(path, engine="h5netcdf")
+    return dataset, str(dataset.attrs.pop("digest", ""))
 
 
 def clock_of(dataset: xr.Dataset) -> str:

@@ -62,6 +62,8 @@ class Spec:
         }
         return dataclasses.asdict(self.how) | paths
 
+    programs = ()
+
     @property
     def seeds(self) -> tuple[int, ...]:
         assert self.common.seeds is not None  # `parse` resolves them
@@ -110,6 +112,13 @@ class Study:
     @property
     def how_as_run(self) -> dict[str, Any]:
         return self.specs[0].how_as_run
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """Name of each program's directory, such as "d=100,n=400"; () if there is but one."""
+        if not self.axes:
+            return ()
+        return tuple(",".join(f"{k}={v}" for k, v in point.items()) for point in self.points)
 
 
 def parse_study(config: Any) -> Study:

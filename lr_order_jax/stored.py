@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from lr_order_jax import algorithm, checkpoint, directory, engine, results, spec, study, sweep
+from lr_order_jax import algorithm, checkpoint, directory, engine, results, spec, sweep
 from lr_order_jax.algorithm import TrainState
 from lr_order_jax.problem import Data, Problem
 
@@ -93,28 +93,23 @@ class StoredRun:
         return results.read_results(self.workdir)
 
     @functools.cached_property
-    def study(self) -> spec.Study:
-        """What was asked for, for this platform."""
-        return spec.parse_study({**self.config["what"], **self.config["how"], **HOW_IT_IS_READ})
-
-    @property
     def programs(self) -> tuple["StoredRun", ...]:
-        """The runs of a study, those begun, one a shape; of one program itself."""
-        if not self.study.axes:
+        """The runs of a study that have been begun, one a shape; of one program itself."""
+        if not (names := self.config.get("programs")):
             return (self,)
-        folders = [self.workdir / study.folder_of(point) for point in self.study.points]
+        folders = [self.workdir / name for name in names]
         return tuple(StoredRun(folder) for folder in folders if (folder / "config.json").exists())
 
-    @property
+    @functools.cached_property
     def spec(self) -> spec.Spec:
-        """The config of a single program.
+        """The config, as it is run on this platform.
 
         Raises:
           ValueError: for a study.
         """
-        if self.study.axes:
-            raise ValueError(f"holds {len(self.study.specs)} programs: take one of its directories")
-        return self.study.specs[0]
+        if names := self.config.get("programs"):
+            raise ValueError(f"holds {len(names)} programs, each in a directory of its own")
+        return spec.parse({**self.config["what"], **self.config["how"], **HOW_IT_IS_READ})
 
     @property
     def problem(self) -> Problem:

@@ -13,11 +13,6 @@ from lr_order_jax import directory, experiment, figures, results, spec
 from lr_order_jax.progress import say
 
 
-def folder_of(point) -> str:
-    """Name of a program's directory: "d=100,n=400"."""
-    return ",".join(f"{field}={value}" for field, value in point.items())
-
-
 def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset:
     """Runs or continues all programs of a study and writes all files.
 
@@ -33,7 +28,7 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset:
     """
     if not study.axes:
         return experiment.run(study.specs[0], workdir)
-    folders = [workdir / folder_of(point) for point in study.points]
+    folders = [workdir / name for name in study.programs]
     with experiment.Signals() as signals, directory.held(workdir):
         directory.check_config(workdir, study)
         for run_spec in study.specs:

@@ -58,29 +58,40 @@ def verify(workdir: str | pathlib.Path) -> Report:
 
 
 def _results(workdir: pathlib.Path, what: Mapping[str, Any], report: Report) -> xr.Dataset | None:
-    """results.nc, checked against config.json and against its own attributes."""
-    if not (workdir / "results.nc").exists():
+    """results.nc, checked against its digest, config.json and its own attributes. None if it
+    cannot be compared with anything else."""
+    path = workdir / "results.nc"
+    if not path.exists():
         report.found.append("results.nc: not there yet")
         return None
     try:
-        dataset = results.read_results(workdir)
-        stored = json.loads(dataset.attrs["config"])
-        status, complete = dataset["status"].values, bool(dataset.attrs["complete"])
-        clock = dataset[results.clock_of(dataset)].values
-        step = dataset["step"]
-        told_of_diverged = results.diverged(dataset)
+        dataset, told = results.read_with_digest(path)
+        is_whole = told == results.digest(dataset)
+        stored = dict(json.loads(dataset.attrs["config"]))
+        _check_itself(dataset, report)
     except Exception as error:  # whatever a damaged file makes HDF5 or xarray raise
-        report.wrong.append(f"results.nc: cannot be read ({type(error).__name__}: {error})")
+        reason = str(error).strip().split("\n")[0][:200]
+        report.wrong.append(f"results.nc: cannot be read ({type(error).__name__}: {reason})")
         return None
     if told := spec.difference(what, stored):
         report.wrong.append(f"results.nc: is of another config than config.json: {told}")
+        return None
+    if not is_whole:
+        report.wrong.append("results.nc: does not match its digest")
+    return dataset
+
+
+def _check_itself(dataset: xr.Dataset, report: Report) -> None:
+    """Whether the labelled arrays contradict themselves."""
+    clock = results.clock_of(dataset)
+    status, complete = dataset["status"].values, bool(dataset.attrs["complete"])
     if unknown := set(status.ravel().tolist()) - {s.value for s in Status}:
         report.wrong.append(f"results.nc: holds the unknown status {sorted(unknown)}")
     if complete != bool(np.all(status != Status.RUNNING)):
         report.wrong.append("results.nc: its attribute `complete` contradicts its status")
-    if not np.all(np.diff(clock) > 0):
+    if not np.all(np.diff(dataset[clock].values) > 0):
         report.wrong.append("results.nc: its times do not increase")
-    steps = step.transpose("seed", ..., results.clock_of(dataset)).values
+    steps = dataset["step"].transpose("seed", ..., clock).values
     made = np.isfinite(steps)
     if np.any(~made[..., :-1] & made[..., 1:]):
         report.wrong.append("results.nc: a member has records after a point without one")
@@ -93,9 +104,8 @@ def _results(workdir: pathlib.Path, what: Mapping[str, Any], report: Report) -> 
     )
     state = "complete" if complete else "unfinished, the same command continues"
     report.found.append(f"results.nc: {state}; members: {of_status}")
-    for line in told_of_diverged:
+    for line in results.diverged(dataset):
         report.found.append(f"results.nc: {line}")
-    return dataset
 
 
 def _checkpoints(
@@ -113,7 +123,7 @@ def _checkpoints(
         for step in steps:
             try:
                 tree, meta = checkpoints.restore(step)
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 report.wrong.append(f"checkpoint of step {step}: {error}")
                 continue
             if told := spec.difference(what, meta.get("what", {})):
@@ -126,22 +136,29 @@ def _checkpoints(
 
 def _history(dataset: xr.Dataset, step: int, history: Mapping[str, Any], report: Report) -> None:
     """The records of the newest whole checkpoint against results.nc, which is written after it."""
+    of_checkpoint = f"the checkpoint of step {step}"
     for name, records in history.items():
         if name not in dataset:
             report.wrong.append(f"results.nc: lacks {name}, which the checkpoints have")
-            continue
-        ours = dataset[name].values.reshape(records.shape)
-        both = np.isfinite(ours) & np.isfinite(records)
-        if not np.array_equal(ours[both], records[both]):
-            report.wrong.append(
-                f"results.nc: its {name} differs from that of the checkpoint of step {step}"
-            )
-        elif np.isfinite(records).sum() > both.sum():
-            report.found.append(
-                f"results.nc: is older than the checkpoint of step {step}; the same command "
-                "writes it again"
-            )
             return
+        if dataset[name].size != records.size:
+            report.wrong.append(f"results.nc: its {name} has another shape than {of_checkpoint}")
+            return
+    if not history:
+        return
+    made = np.isfinite(history["step"])  # (S, H, points of time)
+    ours_made = np.isfinite(dataset["step"].values.reshape(made.shape))
+    for name, records in history.items():
+        ours = dataset[name].values.reshape(records.shape)
+        both = made & ours_made
+        if not np.array_equal(ours[both], records[both], equal_nan=True):
+            report.wrong.append(f"results.nc: its {name} differs from that of {of_checkpoint}")
+    if np.any(made & ~ours_made):
+        told = f"results.nc: is older than {of_checkpoint}; the same command writes it again"
+        (report.wrong if dataset.attrs["complete"] else report.found).append(told)
+    if np.any(ours_made & ~made):
+        told = f"results.nc: goes beyond {of_checkpoint}; the same command computes that again"
+        report.found.append(told)
 
 
 def _metrics(path: pathlib.Path, dataset: xr.Dataset, metrics_bytes: int, report: Report) -> None:
@@ -172,22 +189,28 @@ def _wrong_lines(text: str, dataset: xr.Dataset) -> Iterator[str]:
         points = zip(*(dataset[name].values.tolist() for name in names), strict=True)
         at[dim] = {point: i for i, point in enumerate(points)}
     arrays = {str(name): array.values for name, array in dataset.items()}
+    of_points = {name for name, values in arrays.items() if values.ndim == len(dims)}
+    names_of_record = of_points | {name for names in along.values() for name in names}
     seen = set()
     for number, line in enumerate(text.splitlines(), 1):
         try:
             record = json.loads(line)
             index = tuple(at[d][tuple(record[n] for n in names)] for d, names in along.items())
-        except (ValueError, KeyError, TypeError):
+            values = {n: np.nan if record[n] is None else float(record[n]) for n in of_points}
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             yield f"line {number} is no record of this run"
             continue
+        if set(record) - {"dataset"} != names_of_record:
+            yield f"line {number} has other names than results.nc"
         if index in seen:
             yield f"line {number} repeats a record"
         seen.add(index)
-        for name, value in record.items():
-            if name in arrays and arrays[name].ndim == len(dims):
-                ours = arrays[name][index]
-                if np.isfinite(ours) and ours != value:
-                    yield f"line {number} has {name} = {value}, results.nc {ours}"
+        if not np.isfinite(arrays["step"][index]):
+            continue  # results.nc is written less often
+        for name, value in sorted(values.items()):
+            ours = arrays[name][index]
+            if not (ours == value or (np.isnan(ours) and np.isnan(value))):
+                yield f"line {number} has {name} = {value}, results.nc {ours}"
     made = np.argwhere(np.isfinite(arrays["step"]))
     if missing := {tuple(map(int, index)) for index in made} - seen:
         yield f"{len(missing)} records of results.nc along {clock} are not in it"

@@ -1,6 +1,7 @@
 """Checkpoints: what is stored comes back, and damage is noticed."""
 
 import contextlib
+import errno
 import json
 from typing import NamedTuple
 
@@ -155,3 +156,27 @@ def test_a_named_tuple_is_found_again_and_older_paths_are_read(tmp_path):
 class Pair(NamedTuple):
     left: np.ndarray
     right: np.ndarray
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_an_error_of_the_machine_is_no_damage(stored, monkeypatch, number):
+    """TensorStore tells it as a ValueError with the system's number in its text."""
+
+    def fails(*arguments, **named):
+        raise ValueError(f"Error opening file [os_error_code='{number}'] " + "x" * 2000)
+
+    monkeypatch.setattr(stored._manager, "restore", fails)
+    with pytest.raises(OSError, match=str(stored.directory)) as caught:
+        stored.restore_latest(lambda line: pytest.fail(line))
+    assert caught.value.errno == number
+    assert len(str(caught.value)) < 300
+    assert not (stored.directory.parent / "damaged_checkpoints").exists()
+
+
+def test_checkpoints_set_aside_under_one_step_are_all_kept(stored):
+    for i, name in enumerate(("15", "15.1")):
+        if i:
+            stored.save(15, {"a": np.zeros(3)}, {})
+        aside = stored._set_aside(15)
+        assert aside.name == name
+    assert {p.name for p in aside.parent.iterdir()} == {"15", "15.1"}

@@ -95,7 +95,9 @@ def test_evaluation_on_other_examples(run):
     counts = found["test_error_both"] * 5000
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-2)
     weaker = measure.evaluation(run, changed={"q_scale": 0.01})
-    assert (weaker["test_error_q_only"] == found["test_error_q_only"][-1]).any()  # of directions
+    np.testing.assert_allclose(  # what Q says is no longer heard
+        weaker["test_error_both"], weaker["test_error_p_only"], atol=0.1
+    )
     with pytest.raises(ValueError, match="do not fit"):
         measure.evaluation(run, changed={"d": 7})
     with pytest.raises(ValueError, match="colour is no field"):

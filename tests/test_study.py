@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from conftest import load_config
 
+import lr_order_jax
 from lr_order_jax import directory, experiment, figures, results, spec, study
 from lr_order_jax.fields import ConfigError
 
@@ -35,7 +36,7 @@ def test_several_values_are_several_programs(values):
     asked = spec.parse_study(values(d=(10, 20), r=(0.1, 0.2, 0.3)))
     assert [axis.name for axis in asked.axes] == ["d", "r"]
     assert len(asked.specs) == 6
-    assert study.folder_of(asked.points[1]) == "d=10,r=0.2"
+    assert asked.programs[1] == "d=10,r=0.2"
     section = asked.specs[1].problem.fields
     assert (section.d, section.r) == (10, 0.2)
     assert (asked.what["d"], asked.what["r"]) == ([10, 20], [0.1, 0.2, 0.3])
@@ -73,6 +74,17 @@ def done(values, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study") / "run"
     asked = spec.parse_study(values(d=(10, 20), n=(15, 25), zipped=("d+n",)))
     return asked, folder, study.run(asked, folder)
+
+
+def test_load_finds_the_programs(done):
+    _, folder, dataset = done
+    run = lr_order_jax.load(folder)
+    assert [program.workdir.name for program in run.programs] == ["d=10,n=15", "d=20,n=25"]
+    assert [program.problem.fields.d for program in run.programs] == [10, 20]
+    assert run.programs[1].checkpoints
+    assert run.dataset.identical(dataset)
+    with pytest.raises(ValueError, match="holds 2 programs"):
+        _ = run.spec
 
 
 def test_the_results_are_those_of_each_program_side_by_side(done):

@@ -38,10 +38,15 @@ def test_a_finished_run_is_whole(folder):
     assert "checkpoints: steps 0, " in told
 
 
-def rewrite(folder, change):
+def results_alone(dataset, path):
+    """Writes results without a new digest."""
+    path.write_bytes(dataset.to_netcdf(engine="h5netcdf"))
+
+
+def rewrite(folder, change, write=results.write_results):
     with xr.load_dataset(folder / "results.nc", engine="h5netcdf") as dataset:
         changed = change(dataset)
-        results.write_results(dataset if changed is None else changed, folder / "results.nc")
+        write(dataset if changed is None else changed, folder / "results.nc")
 
 
 def set_value(dataset, name, value):
@@ -74,6 +79,10 @@ def other_loss(line):
     record = json.loads(line)
     text = json.dumps(record["train_loss"])
     return line.replace(text, text[:-1] + ("1" if text[-1] != "1" else "2"), 1)
+
+
+def with_loss(line, value):
+    return json.dumps(json.loads(line) | {"train_loss": value})
 
 
 def other_config(folder):
@@ -143,6 +152,54 @@ DAMAGE = {
         lambda f: rewrite(f, lambda ds: ds.assign_coords(flow_time=ds["flow_time"][::-1].values)),
         "times do not increase",
     ),
+    "another number, with the old digest": (
+        lambda f: rewrite(f, lambda ds: set_value(ds, "annealed_at", 3.0), results_alone),
+        "does not match its digest",
+    ),
+    "a variable that is lost": (
+        lambda f: rewrite(f, lambda ds: ds.drop_vars("annealed_at"), results_alone),
+        "does not match its digest",
+    ),
+    "no digest": (
+        lambda f: rewrite(f, lambda ds: ds.attrs.pop("digest") and None, results_alone),
+        "does not match its digest",
+    ),
+    "a number lost": (
+        lambda f: rewrite(f, lambda ds: set_value(ds, "second_difference", np.nan)),
+        "its second_difference differs from that of the checkpoint",
+    ),
+    "fewer records": (
+        lambda f: rewrite(f, lambda ds: ds.isel(flow_time=slice(-3, None))),
+        "its .* has another shape than the checkpoint",
+    ),
+    "another dimension of the status": (
+        lambda f: rewrite(f, lambda ds: ds.assign(status=ds["status"].isel(eta_init=0))),
+        "results.nc: cannot be read",
+    ),
+    "a config that is a list": (
+        lambda f: rewrite(f, lambda ds: ds.attrs.update(config="[1]")),
+        "results.nc: cannot be read",
+    ),
+    "a list for a number": (
+        lambda f: change_line(f, 5, lambda line: with_loss(line, [1, 2])),
+        "line 6 is no record of this run",
+    ),
+    "a number beyond all bounds": (
+        lambda f: change_line(f, 5, lambda line: with_loss(line, 10**400)),
+        "line 6 is no record of this run",
+    ),
+    "brackets": (
+        lambda f: change_line(f, 5, lambda line: "[" * 200_000),
+        "line 6 is no record of this run",
+    ),
+    "another name in a record": (
+        lambda f: change_line(f, 5, lambda line: line.replace("train_loss_b", "train_lots_b")),
+        "line 6 is no record of this run",
+    ),
+    "one name more in a record": (
+        lambda f: change_line(f, 5, lambda line: line.replace("{", '{"colour": 3, ')),
+        "line 6 has other names than results.nc",
+    ),
     "another config": (other_config, "is of another config than config.json: d is 7 there"),
 }
 
@@ -164,6 +221,27 @@ def test_damage_is_named(folder, name):
     assert wrong
     assert any(re.search(told, line) for line in wrong), wrong
     assert all("\n" not in line for line in wrong)
+
+
+def test_a_results_file_older_than_the_checkpoint_is_told_and_not_wrong(folder):
+    def earlier(dataset):
+        for name, variable in dataset.data_vars.items():
+            if "flow_time" in variable.dims:
+                last = dataset["flow_time"] == dataset["flow_time"][-1]
+                dataset[name] = variable.where(~last).assign_attrs(variable.attrs)
+        dataset["status"] = xr.zeros_like(dataset["status"]).assign_attrs(dataset["status"].attrs)
+        dataset.attrs["complete"] = np.int32(0)
+
+    rewrite(folder, earlier)
+    report = verify.verify(folder)
+    assert report.wrong == []
+    assert "is older than the checkpoint of step" in "\n".join(report.found)
+
+
+def test_a_config_of_brackets_is_one_line(folder):
+    (folder / "config.json").write_text("[" * 200_000)
+    with pytest.raises(ConfigError, match=r"is not a readable config.json"):
+        verify.verify(folder)
 
 
 def test_leftovers_and_what_was_set_aside_are_told_and_not_wrong(folder):

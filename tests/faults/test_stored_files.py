@@ -99,8 +99,11 @@ def test_a_checkpoint_gives_what_was_written_or_says_that_it_is_damaged(
 def test_check_tells_of_any_mutated_file_in_lines(whole, tmp_path, record_property):
     folder = shutil.copytree(whole, tmp_path / "run")
     names = ["config.json", "results.nc", "metrics.jsonl"]
+    dataset = results.read_results(folder)
+    what = directory.read_config(folder)["what"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     wrong = cases = 0
-    for _ in mutations(folder, names, 1, CASES):
+    for path in mutations(folder, names, 1, CASES):
         cases += 1
         try:
             report = verify.verify(folder)
@@ -108,6 +111,11 @@ def test_check_tells_of_any_mutated_file_in_lines(whole, tmp_path, record_proper
             wrong += one_line(error)
             continue
         wrong += bool(report.wrong)
+        if not report.wrong:  # then a reader finds what was written
+            assert results.read_results(folder).identical(dataset), path
+            assert directory.read_config(folder)["what"] == what
+            text = (folder / "metrics.jsonl").read_text().splitlines()
+            assert [json.loads(line) for line in text] == lines
     record_property("cases: mutated config.json, results.nc, metrics.jsonl", cases)
     assert wrong > CASES / 2
 

@@ -1,0 +1,377 @@
+"""A report of one run or several, side by side: one HTML file that needs no network.
+
+    python -m analysis.report DIR [DIR ...] [--out=FILE.html]
+
+Holds what ran, the audit of the theory's assumptions, the tables, the figures, what
+`analysis.measure` has found, and curves of all members that can be zoomed, hovered and switched.
+DIR is the directory of a run or a study, finished or not; FILE is by default the first one's
+report.html. Nothing is trained.
+"""
+
+import argparse
+import base64
+import html
+import io
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+import xarray as xr
+
+from analysis import script
+from lr_order_jax import __version__, figures, lemmas, load, results
+from lr_order_jax.results import Table
+
+PANELS = 4
+MOST_IN_KEY = 24  # members whose colour is told above the panels; hovering tells all
+SHOWN_FIRST = (
+    "second_difference",
+    "train_loss_p_only",
+    "train_loss_q_only",
+    "test_error_p_only",
+    "clean_accuracy",
+    "patch_accuracy",
+    "train_accuracy",
+    "train_loss",
+)
+"""Variables in the panels when the report is opened, those that there are."""
+
+DASHES = ("solid", "dashed", "dotted", "dotdash")
+
+
+class Picture(NamedTuple):
+    """A figure as it stands in the page."""
+
+    name: str
+    source: str  # a data URL
+    alt: str
+
+
+class Part(NamedTuple):
+    """What the report says of one directory."""
+
+    title: str
+    folder: pathlib.Path
+    state: str
+    facts: list[tuple[str, str]]
+    fields: list[tuple[str, str]]
+    audit: list[Mapping[str, Any]]
+    tables: list[Table]
+    pictures: list[Picture]
+    links: list[tuple[str, str]]
+    dataset: xr.Dataset
+
+
+def _picture(figure: Any, name: str, told: str | None) -> Picture:
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png")
+    encoded = base64.b64encode(content.getvalue()).decode()
+    alt = " ".join((told or name).split("\n\n")[0].split())
+    return Picture(name.replace("_", " "), f"data:image/png;base64,{encoded}", alt)
+
+
+def _pictures(dataset: xr.Dataset, names: Iterable[str]) -> Iterable[Picture]:
+    """The figures that these results can show."""
+    for name in names:
+        function = figures.FIGURES[name]
+        try:
+            figure = function(dataset)
+        except (KeyError, ValueError, IndexError) as error:
+            print(f"figure {name}: not drawn ({type(error).__name__}: {error})")
+            continue
+        yield _picture(figure, name, function.__doc__)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(one) for one in value)
+    return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _span(values: Sequence[float | None] | None) -> str:
+    """Least and largest of a number over members, as in the audit."""
+    if not values or None in values:
+        return "-"
+    low, high = (f"{value:.3g}" for value in values)
+    return low if low == high else f"{low} to {high}"
+
+
+def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
+    """What there is to say of a directory; `beside` is where the report will be."""
+    run = load(folder)
+    config, dataset = run.config, run.dataset
+    is_study = run.programs != (run,)
+    problem = run.programs[0].problem
+    sessions = config["sessions"]
+    versions = config.get("versions", {})
+    statuses = {}
+    for value, name in zip(
+        dataset["status"].attrs["flag_values"],
+        dataset["status"].attrs["flag_meanings"].split(),
+        strict=True,
+    ):
+        if count := int((dataset["status"] == value).sum()):
+            statuses[name] = count
+    facts = [
+        ("problem", results.title_of(dataset)),
+        ("members", ", ".join(f"{count} {name}" for name, count in statuses.items())),
+        ("seeds", _text([int(seed) for seed in dataset["seed"]])),
+        ("command", " ".join(["python -m lr_order_jax.main", *config.get("command", [])[1:]])),
+        ("sessions", str(len(sessions))),
+        ("machine", _text(list(config.get("device", {}).values()))),
+        ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
+    ]
+    tables = [results.TABLES[problem.table](dataset)]
+    names = [*(problem.study_figures if is_study else problem.figures)]
+    if "lemmas" in names:
+        tables.append(lemmas.lemma_table(dataset))
+    if is_study:
+        names += [name for name in problem.figures if name not in names]
+    pictures = list(_pictures(dataset, names))
+    for path in sorted((folder / "analysis").glob("*.nc")):
+        measured = xr.load_dataset(path, engine="h5netcdf")
+        table = results.measured_table(measured)
+        tables.append(table._replace(title=f"{path.stem.replace('_', ' ')}: {table.title}"))
+        shown = [
+            v.attrs["long_name"] for v in measured.data_vars.values() if "long_name" in v.attrs
+        ]
+        pictures.append(_picture(figures.measured(measured), path.stem, "; ".join(shown)))
+    files = ("results.nc", "metrics.jsonl", "config.json", "checkpoints", "analysis")
+    there = [name for name in files if (folder / name).exists()]
+    links = [(name, os.path.relpath(folder / name, beside)) for name in there]
+    state = "complete" if dataset.attrs["complete"] else "not finished"
+    fields = [(name, _text(value)) for name, value in sorted(config["what"].items())]
+    audit = config.get("audit") or (run.programs[0].config["audit"] if is_study else [])
+    title = folder.resolve().name
+    return Part(
+        title, folder, state, facts, fields, audit, tables, pictures, links, dataset
+    )  # fmt: skip
+
+
+# The curves.
+
+
+class Line(NamedTuple):
+    """A line of all panels: of a member (kind "seed"), or of a combination of hyperparameters the
+    mean over seeds ("mean") or an edge of one standard error about it ("error")."""
+
+    xs: np.ndarray
+    label: str
+    kind: str
+    colour: str
+    dash: str
+    width: float
+    curves: Mapping[str, np.ndarray]  # by variable
+    chosen: Mapping[str, str]  # its values along the axes, by which it is switched
+
+
+class Lines(NamedTuple):
+    """All lines, as the columns of a Bokeh data source: those of `Line`, each variable, and each
+    axis as "choice NAME"."""
+
+    columns: dict[str, list[Any]]
+    choices: dict[str, list[str]]  # the values of each axis
+    told: dict[str, str]  # long name of each variable
+
+
+def _lines_of_part(part: Part, names: Iterable[str], of_run: dict[str, str], dash: str):
+    """The lines of a directory, of the variables that it has."""
+    dataset = part.dataset
+    time = dataset[results.clock_of(dataset)].values.astype(np.float32)
+    columns = results.columns_of(dataset)
+    for column, colour in zip(columns, figures.hex_colours(len(columns)), strict=True):
+        labels = of_run | results.label_of(dataset, column)
+        label = ", ".join(f"{name} {value}" for name, value in labels.items())
+        chosen = {axis: labels[axis] for axis in (*of_run, *column)}
+        curves = {
+            name: dataset[name].isel(column).transpose("seed", ...).values
+            for name in names
+            if name in dataset
+        }
+        spread = {name: results.mean_and_error(values) for name, values in curves.items()}
+        means = {name: mean for name, (mean, _) in spread.items()}
+        yield Line(time, f"{label}, mean", "mean", colour, dash, 2.2, means, chosen)
+        for sign, told in ((-1, "less"), (1, "plus")):
+            edge = {name: mean + sign * error for name, (mean, error) in spread.items()}
+            line = f"{label}, mean {told} one standard error"
+            yield Line(time, line, "error", colour, dash, 0.7, edge, chosen)
+        for i, seed in enumerate(map(str, dataset["seed"].values)):
+            one = {name: values[i] for name, values in curves.items()}
+            of_seed = chosen | {"seed": seed}
+            yield Line(time, f"{label}, seed {seed}", "seed", colour, dash, 1.2, one, of_seed)
+
+
+def lines_of(parts: Sequence[Part]) -> Lines:
+    """The lines of directories with one clock, and the values by which they can be chosen."""
+    told: dict[str, str] = {}
+    for part in parts:
+        clock = results.clock_of(part.dataset)
+        for name, variable in part.dataset.data_vars.items():
+            if variable.dims[-1:] == (clock,):
+                told.setdefault(str(name), variable.attrs["long_name"])
+    lines: list[Line] = []
+    for part, dash in zip(parts, itertools.cycle(DASHES), strict=False):
+        of_run = {"run": part.title} if len(parts) > 1 else {}
+        lines += _lines_of_part(part, told, of_run, dash)
+    columns: dict[str, list[Any]] = {
+        name: [getattr(line, name) for line in lines] for name in Line._fields[:6]
+    }
+    for name in told:
+        blank = [np.full(len(line.xs), np.nan) for line in lines]
+        curves = [line.curves.get(name, none) for line, none in zip(lines, blank, strict=True)]
+        columns[name] = [np.asarray(curve, np.float32) for curve in curves]
+    choices: dict[str, list[str]] = {}
+    for line in lines:
+        for axis, value in line.chosen.items():
+            if value not in choices.setdefault(axis, []):
+                choices[axis].append(value)
+    for axis in choices:
+        columns[f"choice {axis}"] = [line.chosen.get(axis, "") for line in lines]
+    return Lines(columns, choices, told)
+
+
+CHOOSE = """
+const data = source.data, indices = []
+const kinds = each.active == 0 ? ['mean', 'error'] : ['seed']
+for (let i = 0; i < data.kind.length; i++) {
+  let shown = kinds.includes(data.kind[i])
+  for (const [axis, box] of Object.entries(boxes)) {
+    const value = data['choice ' + axis][i]
+    if (value != '' && !box.active.includes(box.labels.indexOf(value))) shown = false
+  }
+  if (shown) indices.push(i)
+}
+filter.indices = indices
+"""
+
+TURN = """
+for (const line of lines) line.glyph.ys = {field: picked.value}
+axis.axis_label = told[picked.value]
+"""
+
+
+def _page_of_curves(parts: Sequence[Part]) -> tuple[str, str, str]:
+    """Bokeh's resources, the script and the element of the panels with their switches."""
+    from bokeh.embed import components
+    from bokeh.layouts import column, gridplot, row
+    from bokeh.models import CDSView, ColumnDataSource, CustomJS, HoverTool, IndexFilter
+    from bokeh.models.widgets import CheckboxButtonGroup, Div, RadioButtonGroup, Select
+    from bokeh.plotting import figure
+    from bokeh.resources import Resources
+
+    lines = lines_of(parts)
+    source = ColumnDataSource(lines.columns)
+    kinds = lines.columns["kind"]
+    labels, colours = lines.columns["label"], lines.columns["colour"]
+    of_key = [
+        f'<span style="white-space:nowrap"><b style="color:{colour}">&#9632;</b> '
+        f"{html.escape(label.removesuffix(', mean'))}</span>"
+        for label, colour, kind in zip(labels, colours, kinds, strict=True)
+        if kind == "mean"
+    ]
+    shown_first: Any = [i for i, kind in enumerate(kinds) if kind != "seed"]
+    chosen = IndexFilter(shown_first)
+    view = CDSView(filter=chosen)
+    clock = results.clock_of(parts[0].dataset)
+    names = [name for name in SHOWN_FIRST if name in lines.told]
+    names += [name for name in lines.told if name not in names]
+    options: list[Any] = [(name, lines.told[name]) for name in names]
+    shared = None
+    panels: list[Any] = []
+    for first in names[:PANELS]:
+        x_range: dict[str, Any] = {} if shared is None else {"x_range": shared}
+        panel: Any = figure(
+            width=560, height=330, tools="pan,box_zoom,wheel_zoom,reset,save",
+            active_drag="box_zoom", x_axis_label=clock.replace("_", " "),
+            y_axis_label=lines.told[first], output_backend="canvas", **x_range,
+        )  # fmt: skip
+        shared = panel.x_range
+        drawn = panel.multi_line(
+            "xs", first, source=source, view=view, line_color="colour", line_dash="dash",
+            line_width="width", hover_line_width=4,
+        )  # fmt: skip
+        tips = [("", "@label"), (clock.replace("_", " "), "$data_x"), ("value", "$data_y")]
+        panel.add_tools(HoverTool(renderers=[drawn], tooltips=tips, line_policy="nearest"))
+        picked = Select(value=first, options=options, title="variable")
+        turn = {"lines": [drawn], "axis": panel.yaxis[0], "told": lines.told, "picked": picked}
+        picked.js_on_change("value", CustomJS(args=turn, code=TURN))
+        panels.append(column(picked, panel))
+    each = RadioButtonGroup(labels=["mean and standard error", "each seed"], active=0)
+    boxes = {
+        axis: CheckboxButtonGroup(labels=values, active=list(range(len(values))))
+        for axis, values in lines.choices.items()
+    }
+    choose = CustomJS(
+        args={"source": source, "filter": chosen, "each": each, "boxes": boxes}, code=CHOOSE
+    )
+    for switch in (each, *boxes.values()):
+        switch.js_on_change("active", choose)
+    switches = [row(Div(text="show", width=110), each)]
+    switches += [
+        row(Div(text=html.escape(axis), width=110), box, sizing_mode="stretch_width")
+        for axis, box in boxes.items()
+    ]
+    layout = column(
+        *switches,
+        Div(text="&emsp;".join(of_key[:MOST_IN_KEY]), sizing_mode="stretch_width"),
+        gridplot([panels[i : i + 2] for i in range(0, len(panels), 2)], toolbar_location=None),
+    )
+    made, element = components(layout)
+    resources = Resources(mode="inline", components=["bokeh", "bokeh-widgets"])
+    return resources.render(), made, element
+
+
+def report(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
+    """Writes the report of directories into a file, whole or not at all.
+
+    Raises:
+      FileNotFoundError: for a directory without results.
+      ValueError: if the directories have different clocks.
+    """
+    parts = [part_of(folder, out.parent) for folder in folders]
+    if len({part.title for part in parts}) < len(parts):
+        parts = [part._replace(title=str(part.folder)) for part in parts]
+    clocks = {results.clock_of(part.dataset) for part in parts}
+    if len(clocks) > 1:
+        raise ValueError("some have epochs, some flow times: they cannot stand side by side")
+    resources, made, element = _page_of_curves(parts)
+    here = pathlib.Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["span"] = _span
+    page = environment.get_template("report.html.j2").render(
+        parts=parts, resources=resources, script=made, element=element, version=__version__,
+        same_fields=_same_fields(parts),
+    )  # fmt: skip
+    results.write_aside(out, lambda aside: aside.write_text(page))
+
+
+def _same_fields(parts: Sequence[Part]) -> set[str]:
+    """Fields with the same value in all: what differs is marked."""
+    told = [dict(part.fields) for part in parts]
+    return {name for name in told[0] if len({json.dumps(of.get(name)) for of in told}) == 1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="DIR")
+    parser.add_argument("--out", type=pathlib.Path, help="FILE.html; the first DIR's report.html")
+    given = parser.parse_args()
+    out = given.out or given.folders[0] / "report.html"
+
+    def body() -> int:
+        report(given.folders, out)
+        print(f"report: {out}")
+        return 0
+
+    script.told(given.folders, body)
+
+
+if __name__ == "__main__":
+    main()

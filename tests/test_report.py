@@ -1,0 +1,245 @@
+"""The report: whole and without network, and in a browser its curves are drawn and switched."""
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+import xarray as xr
+from conftest import ROOT, load_config
+
+import lr_order_jax
+from analysis import measure, report
+from lr_order_jax import experiment, results, spec, study
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--window-size=1300,1000"
+)
+
+
+def fields_of(name, **changes):
+    return dict(load_config(name, "smoke").items()) | changes
+
+
+@pytest.fixture(scope="module")
+def sweep_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "sweep"
+    small = {"n": 12, "d": 6, "m_w": 4, "m_v": 8, "num_test": 16, "num_seeds": 2}
+    experiment.run(spec.parse(fields_of("sweep", **small)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "study"
+    fields = fields_of("lazy_limit", d=(6, 8), n=(12, 16), zipped=("d+n",), num_seeds=2)
+    study.run(spec.parse_study(fields), folder)
+    return folder
+
+
+def test_the_page_holds_everything_and_asks_for_nothing(sweep_run):
+    run = lr_order_jax.load(sweep_run)
+    found = measure.norms(run)
+    (sweep_run / "analysis").mkdir(exist_ok=True)
+    results.write_results(found, sweep_run / "analysis" / "norms.nc")
+    out = sweep_run / "report.html"
+    report.report([sweep_run], out)
+    page = out.read_text()
+    outside = page[: page.index("<style>")] + re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//[^"']*""", outside)
+    for told in (
+        "Assumption 3.1", "python -m lr_order_jax.main", "jax ", "flow_time_1", "P-only", "norms",
+        "results.nc",
+        "complete", "Frobenius norm",
+    ):  # fmt: skip
+        assert told in page, told
+    images = re.findall(r'<img src="data:[^>]*>', page)
+    assert len(images) == 3
+    for image in images:
+        assert len(re.search(r'alt="([^"]*)"', image)[1]) > 20
+    assert 'lang="en"' in page
+
+
+def test_numbers_of_the_lines_are_those_of_the_results(sweep_run):
+    part = report.part_of(sweep_run, sweep_run)
+    lines = report.lines_of([part])
+    kinds, values = lines.columns["kind"], lines.columns["train_loss"]
+    dataset = results.read_results(sweep_run)
+    first = dataset["train_loss"].isel(eta_init=0).transpose("seed", "flow_time").values
+    np.testing.assert_allclose(values[kinds.index("mean")], first.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(values[kinds.index("seed")], first[0], rtol=1e-6)
+    low = values[kinds.index("error")]
+    np.testing.assert_allclose(low, first.mean(0) - first.std(0, ddof=1) / 2**0.5, rtol=1e-5)
+    assert lines.choices["seed"] == ["0", "1"]
+    assert lines.choices["eta_init"] == [f"{rate:g}" for rate in dataset["eta_init"].values]
+
+
+def test_text_colours_are_legible():
+    """WCAG AA: contrast of at least 4.5 on the ground they stand on."""
+    style = (ROOT / "analysis" / "report.html.j2").read_text()
+
+    def luminance(colour):
+        digits = colour.lstrip("#")
+        digits = "".join(2 * c for c in digits) if len(digits) == 3 else digits
+        parts = np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+        linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    texts = re.findall(r"[;{ ]color: (#\w+)", style)
+    grounds = re.findall(r"background: (#\w+)", style)
+    assert len(texts) >= 5
+    assert len(grounds) >= 3
+    for text in texts:
+        assert 1.05 / (luminance(text) + 0.05) >= 4.5, text
+    for ground in grounds:
+        assert (luminance(ground) + 0.05) / (luminance("#1a1a1a") + 0.05) >= 4.5, ground
+
+
+def test_runs_side_by_side_and_a_study(sweep_run, study_run, tmp_path):
+    report.report([sweep_run, study_run, sweep_run], tmp_path / "three.html")
+    page = (tmp_path / "three.html").read_text()
+    assert page.count("<h3>") == 3
+    assert 'class="differs"' in page
+
+
+def test_an_unfinished_run_is_reported(sweep_run, tmp_path):
+    folder = tmp_path / "half"
+    shutil.copytree(sweep_run, folder)
+    dataset = results.read_results(folder)
+    for name, variable in dataset.data_vars.items():
+        if "flow_time" in variable.dims:
+            dataset[name] = variable.where(dataset["flow_time"] < 1).assign_attrs(variable.attrs)
+    dataset["status"] = xr.zeros_like(dataset["status"])
+    dataset["status"].attrs = results.read_results(folder)["status"].attrs
+    dataset.attrs["complete"] = np.int32(0)
+    results.write_results(dataset, folder / "results.nc")
+    report.report([folder], tmp_path / "half.html")
+    assert "not finished" in (tmp_path / "half.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("nowhere",), "error: nowhere/config.json: cannot be read"),
+        (("{run}", "--out=/no/such/folder/r.html"), "/no/such/folder"),
+    ],
+)
+def test_wrong_input_gives_one_line(sweep_run, arguments, line):
+    given = [a.replace("{run}", str(sweep_run)) for a in arguments]
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.report", *given],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+# In a browser.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("no chromium and chromedriver here (Debian: chromium, chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS.split():
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def open_page(browser, path):
+    """Seconds until the page is drawn."""
+    start = time.perf_counter()
+    browser.get(path.as_uri())
+    idle = "return window.Bokeh && Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"
+    while not browser.execute_script(idle):
+        assert time.perf_counter() - start < 60
+        time.sleep(0.02)
+    return time.perf_counter() - start
+
+
+def shown(browser):
+    """How many lines are shown."""
+    return browser.execute_script(
+        "return Bokeh.documents[0]._all_models.values().find(m => m.type == 'IndexFilter')"
+        ".indices.length"
+    )
+
+
+def press(browser, label):
+    """Clicks the button of a switch, which stands in shadow roots."""
+    clicked = browser.execute_script(
+        """
+        const found = []
+        const walk = root => { for (const e of root.querySelectorAll('*')) {
+          if (e.shadowRoot) walk(e.shadowRoot)
+          if (e.matches('.bk-btn') && e.textContent == arguments[0]) found.push(e) } }
+        walk(document)
+        found[0].click()
+        return found.length""",
+        label,
+    )
+    assert clicked == 1
+    time.sleep(0.3)
+
+
+def colours_of(browser):
+    """Share of the panels' pixels that are neither white nor gray."""
+    image = PIL.Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    pixels = np.asarray(image, int)
+    return float(np.mean(np.ptp(pixels, axis=-1) > 60))
+
+
+def test_curves_are_drawn_and_switched(browser, sweep_run):
+    report.report([sweep_run], sweep_run / "report.html")
+    open_page(browser, sweep_run / "report.html")
+    rates = len(results.read_results(sweep_run)["eta_init"])
+    assert shown(browser) == 3 * rates  # mean and one standard error to each side
+    drawn = colours_of(browser)
+    assert drawn > 1e-3
+    press(browser, "each seed")
+    assert shown(browser) == 2 * rates
+    press(browser, "1")  # the seed
+    assert shown(browser) == rates
+    assert not [line for line in browser.get_log("browser") if line["level"] != "INFO"]
+    for rate in results.read_results(sweep_run)["eta_init"].values:
+        press(browser, f"{rate:g}")
+    assert shown(browser) == 0
+    assert colours_of(browser) < drawn / 2
+    browser.execute_script(
+        "const s = Bokeh.documents[0]._all_models.values().find(m => m.type == 'Select');"
+        "s.value = 'test_error'"
+    )
+    label = "return Bokeh.documents[0]._all_models.values().filter(m => m.type == 'LinearAxis')"
+    labels = browser.execute_script(f"{label}.map(a => a.axis_label).toArray()")
+    assert "test error of the mixture" in labels
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def test_a_report_of_200_members_opens_within_2_seconds(browser, sweep_run, tmp_path):
+    folder = tmp_path / "many"
+    shutil.copytree(sweep_run, folder)
+    fields = fields_of(
+        "sweep", n=12, d=6, m_w=4, m_v=8, num_test=16, num_seeds=10, num_records=100,
+        eta_init=tuple(0.2 * 0.95**i for i in range(20)), eta_2=(0.05,),
+    )  # fmt: skip
+    experiment.run(spec.parse(fields), tmp_path / "run")
+    report.report([tmp_path / "run"], tmp_path / "report.html")
+    assert results.read_results(tmp_path / "run")["status"].size == 200
+    took = min(open_page(browser, tmp_path / "report.html") for _ in range(3))
+    assert took < 2
