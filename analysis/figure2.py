@@ -4,7 +4,7 @@
 
 DIR is a run of `two_layer` with planar V and with checkpoints kept by `keep_at`, as of
 configs/lemmas.py. Members of one checkpoint are at the same step, at different flow times. The
-first seed is drawn. Writes DIR/figures/figure2.png.
+first seed is drawn. Writes DIR/figures/figure2.png, .pdf and .md.
 """
 
 import pathlib
@@ -12,49 +12,58 @@ import pathlib
 import numpy as np
 
 from analysis import script
-from lr_order_jax import checkpoint, figures, results
+from analysis.script import Compared
+from lr_order_jax import figures, load, results
+from lr_order_jax.problems.two_layer import TwoLayer
+from lr_order_jax.stored import StoredRun
 
 ANGLES = np.linspace(-0.6, 0.6, 601)
 
 
-def curves_of(folder: pathlib.Path):
-    """r and the curves of `figures.around_the_circle`: each algorithm at each checkpoint.
+def outputs(run: StoredRun, step: int) -> np.ndarray:
+    """g of all members on the unit circle in the plane of Q, (S, H, len(ANGLES)), at a checkpoint.
 
     Raises:
-      ValueError: if the run is none of planar V with both algorithms.
+      ValueError: if V is not planar.
     """
-    dataset = results.read_results(folder)
-    config = results.config_of(dataset)
-    if config.get("v_representation") != "planar" or isinstance(config["r"], list):
+    if not isinstance(run.problem, TwoLayer) or run.problem.fields.v_representation != "planar":
         raise ValueError("must be one run of two_layer with v_representation = 'planar'")
-    columns = results.columns_of(dataset)
+    state = run.checkpoints[step].state
+    v, u = state.params["V"], state.stats["v"]
+    before = np.cos(ANGLES)[:, None] * v["z"][:, :, None]
+    before = before + np.sin(ANGLES)[:, None] * v["zeta"][:, :, None]
+    return np.einsum("shkm,shm->shk", np.maximum(before, 0), u)
+
+
+def curves_of(run: StoredRun):
+    """The curves of `figures.around_the_circle`: each algorithm at each checkpoint."""
+    columns = results.columns_of(run.dataset)
     curves = []
-    newest, meta = checkpoint.restore(folder)
-    counts: dict = {}  # of the curves drawn: a member that has ended is drawn once
-    for step in sorted({*meta["kept"], meta["step"]}):
-        tree = newest if step == meta["step"] else checkpoint.restore(folder, step)[0]
-        v, u = tree["params"]["V"], tree["stats"]["v"]
-        for name, of_name in results.the_two_algorithms(dataset).items():
-            for column in of_name[:1]:
-                h = columns.index(column)
-                taken = tuple(tree["phase_counts"][0, h])
-                if counts.get(name) == taken:
-                    continue
-                counts[name] = taken
-                rates = [results.value_of(dataset, n, column) for n in ("eta_init", "eta_2")]
-                time = float(np.dot(rates, taken))
-                before = np.outer(np.cos(ANGLES), v["z"][0, h])
-                before += np.outer(np.sin(ANGLES), v["zeta"][0, h])
-                g = np.maximum(before, 0) @ u[0, h]
-                curves.append((name, f"flow time {time:.0f}", ANGLES, g))
-    return config["r"], curves
+    drawn: dict = {}  # times of the last curves: a member that has ended is drawn once
+    for step, stored in run.checkpoints.items():
+        g = outputs(run, step)
+        for name, of_name in results.the_two_algorithms(run.dataset).items():
+            for h in (columns.index(column) for column in of_name[:1]):
+                time = float(stored.time[0, h])
+                if drawn.get(name) != time:
+                    curves.append((name, f"flow time {time:.0f}", ANGLES, g[0, h]))
+                drawn[name] = time
+    return curves
 
 
 def main(folder: pathlib.Path) -> int:
-    r, curves = curves_of(folder)
+    run = load(folder)
+    curves = curves_of(run)
     if not curves:
         raise ValueError("must hold a member of Algorithm 1 or 2 and a checkpoint")
-    script.save_figure(figures.around_the_circle(r, curves), folder, "figure2")
+    r = run.problem.fields.r
+    rows = []
+    for name, label, angles, g in curves:
+        here = [float(np.interp(at, angles, g)) for at in (-np.arctan(r), 0.0, np.arctan(r))]
+        signs = f"{here[0]:+.2f}, {here[1]:+.2f}, {here[2]:+.2f}"
+        rows.append(Compared(f"g at z - zeta, z, z + zeta, {name} at {label}", "-, +, -", signs))
+    draw = lambda: figures.around_the_circle(r, curves)  # noqa: E731
+    script.paper_figure(run, "figure2", draw, script.PAGE, rows)
     return 0
 
 

@@ -121,7 +121,7 @@ def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
         ("problem", results.title_of(dataset)),
         ("members", ", ".join(f"{count} {name}" for name, count in statuses.items())),
         ("seeds", _text([int(seed) for seed in dataset["seed"]])),
-        ("command", " ".join(["python -m lr_order_jax.main", *config.get("command", [])[1:]])),
+        ("command", run.command),
         ("sessions", str(len(sessions))),
         ("machine", _text(list(config.get("device", {}).values()))),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),

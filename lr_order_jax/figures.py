@@ -319,7 +319,7 @@ def around_the_circle(r: float, curves: Sequence[tuple[str, str, np.ndarray, np.
             axis.axvline(angle, color=colour, ls=":", lw=1)
         axis.axhline(0, color="0.7", lw=0.8)
         axis.set(title=name, xlabel="angle from z in the plane of Q", ylabel="g on the unit circle")
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="x-small", framealpha=0.6)
     return figure
 
 
@@ -392,6 +392,22 @@ def patch_examples(z: Any, zeta: Any, before: Any, after: Any, title: str) -> An
         for axis in row[len(images) :]:
             axis.axis("off")
     figure.suptitle(title)
+    return figure
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table of text as a figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.0, 0.5 + 0.3 * (len(rows) + 1)), layout="constrained")
+    axis = figure.subplots()
+    axis.axis("off")
+    axis.set_title(title, fontsize="small", wrap=True)
+    drawn = axis.table(cellText=[list(row) for row in rows], colLabels=list(columns), loc="center")
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize("x-small")
+    drawn.auto_set_column_width(range(len(columns)))
+    drawn.scale(1, 1.3)
     return figure
 
 

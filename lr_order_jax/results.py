@@ -290,7 +290,8 @@ class Table(NamedTuple):
     remarks: list[str]
 
 
-def _with_error(values: Any, scale: float = 1.0, digits: int = 2) -> str:
+def with_error(values: Any, scale: float = 1.0, digits: int = 2) -> str:
+    """Mean over seeds +- its standard error, as text; "-" if there is none."""
     mean, error = mean_and_error(np.asarray(values) * scale)
     if math.isnan(mean):
         return "-"
@@ -353,7 +354,7 @@ Cell = Callable[[Mapping[str, int]], str]  # from the index of a column to its t
 
 
 def _cell(values: xr.DataArray, scale: float, digits: int) -> Cell:
-    return lambda column: _with_error(values.isel(column).values, scale, digits)
+    return lambda column: with_error(values.isel(column).values, scale, digits)
 
 
 def _times(values: xr.DataArray) -> Cell:
@@ -398,7 +399,7 @@ def learning_order_table(dataset: xr.Dataset) -> Table:
         rest = {axis: 0 for axis in columns_of(dataset)[0] if axis != dim}
         small = errors[0].isel({dim: int(rates.argmin())} | rest)
         large = errors[0].isel({dim: int(rates.argmax())} | rest)
-        told = _with_error((small - large).values, 100)
+        told = with_error((small - large).values, 100)
         where = " (other axes at their first value)" if rest else ""
         remarks.append(
             f"P-only error, smallest less largest rate, paired by seed: {told} points{where}"

@@ -7,6 +7,7 @@ members are made anew from `config.json`: they are functions of it.
 import functools
 import os
 import pathlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -82,6 +83,11 @@ class StoredRun:
 
     def __repr__(self) -> str:
         return f"StoredRun({str(self.workdir)!r})"
+
+    @property
+    def command(self) -> str:
+        """The command that ran last in the directory."""
+        return shlex.join(["python", "-m", "lr_order_jax.main", *self.config["command"][1:]])
 
     @functools.cached_property
     def dataset(self) -> xr.Dataset:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
+import lr_order_jax
 from analysis import figure2, limit_gap
 from lr_order_jax import experiment, figures, lemmas, results, spec, study
 
@@ -95,8 +96,8 @@ def test_further_axes_and_zipped_ones_are_no_hindrance(tmp_path):
 def test_figure_2_shows_the_network_in_the_plane_of_q(run):
     """At the three directions the curve is g, whose second difference is in the results."""
     folder, ds = run
-    r, curves = figure2.curves_of(folder)
-    assert r == 0.1
+    stored = lr_order_jax.load(folder)
+    r, curves = stored.problem.fields.r, figure2.curves_of(stored)
     labels = [(name, label) for name, label, *_ in curves]
     assert ("L-S", "flow time 10") in labels
     assert ("S", "flow time 10") in labels

@@ -1,0 +1,42 @@
+"""Theorems 3.4 and 3.5 as trends: the final P-only error against what a study varies.
+
+    python -m analysis.theorem_scaling DIR
+
+DIR is a study of configs/scaling.py, or any over one shape with both algorithms. Writes
+DIR/figures/theorem_scaling.png, .pdf and .md: slopes in log-log with 95 % intervals beside what the
+theorems say of P-only examples, O(kappa) for L-S and Omega(1) for S.
+"""
+
+import pathlib
+
+from analysis import script
+from analysis.script import Compared
+from lr_order_jax import figures, load, results
+
+CLAIMS = {"L-S": "error = O(kappa): at least 1", "S": "error = Omega(1): 0"}
+
+
+def main(folder: pathlib.Path) -> int:
+    run = load(folder)
+    dataset = run.dataset
+    label, curves = results.errors_against_shape(dataset)
+    if not {"L-S", "S"} <= set(curves):
+        raise ValueError("must hold members of both algorithms")
+    rows = []
+    for name, (x, errors) in curves.items():
+        slope, half = results.fit_slope(x, errors)
+        rule = figures.RULE_LABELS.get(name, name)
+        claim = CLAIMS.get(name, "-") if label.startswith("kappa") else "-"
+        rows.append(Compared(f"slope against {label}, {rule}", claim, f"{slope:.2f} +- {half:.2f}"))
+        if name in CLAIMS:
+            means = ", ".join(
+                f"{at:.3g}: {results.with_error(e, 100)}" for at, e in zip(x, errors.T, strict=True)
+            )
+            rows.append(Compared(f"error in % at {label}, {name}", "-", means))
+    draw = lambda: figures.error_against_shape(dataset)  # noqa: E731
+    script.paper_figure(run, "theorem_scaling", draw, script.COLUMN, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    script.run("python -m analysis.theorem_scaling DIR", 1, main)
