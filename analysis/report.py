@@ -61,6 +61,7 @@ class Part(NamedTuple):
     facts: list[tuple[str, str]]
     fields: list[tuple[str, str]]
     audit: list[Mapping[str, Any]]
+    audit_of: str
     tables: list[Table]
     pictures: list[Picture]
     links: list[tuple[str, str]]
@@ -141,15 +142,17 @@ def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
             v.attrs["long_name"] for v in measured.data_vars.values() if "long_name" in v.attrs
         ]
         pictures.append(_picture(figures.measured(measured), path.stem, "; ".join(shown)))
+    title = folder.resolve().name
     files = ("results.nc", "metrics.jsonl", "config.json", "checkpoints", "analysis")
     there = [name for name in files if (folder / name).exists()]
     links = [(name, os.path.relpath(folder / name, beside)) for name in there]
     state = "complete" if dataset.attrs["complete"] else "not finished"
     fields = [(name, _text(value)) for name, value in sorted(config["what"].items())]
-    audit = config.get("audit") or (run.programs[0].config["audit"] if is_study else [])
-    title = folder.resolve().name
+    audited = run.programs[0]  # a study's programs are audited each
+    audit = audited.config.get("audit", [])
+    audit_of = f"{title}/{audited.workdir.name} (the first program)" if is_study else title
     return Part(
-        title, folder, state, facts, fields, audit, tables, pictures, links, dataset
+        title, folder, state, facts, fields, audit, audit_of, tables, pictures, links, dataset
     )  # fmt: skip
 
 

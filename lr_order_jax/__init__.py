@@ -14,6 +14,9 @@ def load(workdir: str | os.PathLike) -> "StoredRun":
 
     Nothing is read before it is asked for, and nothing is ever written.
 
+    The run has `dataset` (xarray), `config`, `checkpoints` (a mapping from steps to states, each
+    restored when it is asked for), `problem`, `grid` and, of a study, `programs`.
+
     Raises:
       FileNotFoundError: if there is no `config.json`.
       ConfigError: if it cannot be read.

@@ -100,6 +100,11 @@ def stationary_tau_xi(tau_0, eta_1, weight_decay):
 
     Solves Assumption 3.1, (3.3): (1 - eta_1 lambda)^2 tau_0^2 + eta_1^2 tau_xi^2 = tau_0^2, so
     tau_xi^2 = tau_0^2 lambda (2 - eta_1 lambda) / eta_1.
+
+    Examples:
+        >>> tau_xi = stationary_tau_xi(3.0, eta_1=0.2, weight_decay=1e-3)
+        >>> round((1 - 0.2 * 1e-3) ** 2 * 3.0**2 + 0.2**2 * tau_xi**2, 9)
+        9.0
     """
     return tau_0 * (weight_decay * (2 - eta_1 * weight_decay) / eta_1) ** 0.5
 

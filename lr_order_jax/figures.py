@@ -370,8 +370,11 @@ def patch_examples(z: Any, zeta: Any, before: Any, after: Any, title: str) -> An
     """The patches, and images before and after they get one (the picture of section H.2).
 
     Args:
-      z, zeta, before, after: colours in [0, 1]: (k, k, 3), (classes, k, k, 3), and twice
-        (n, side, side, 3).
+      z: (k, k, 3) colours in [0, 1], as all that follow.
+      zeta: (classes, k, k, 3), enlarged.
+      before: (n, side, side, 3) images.
+      after: the same images with their patches.
+      title: above all.
     """
     from matplotlib.figure import Figure
 
@@ -405,7 +408,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     axis.set_title(title, fontsize="small", wrap=True)
     drawn = axis.table(cellText=[list(row) for row in rows], colLabels=list(columns), loc="center")
     drawn.auto_set_font_size(False)
-    drawn.set_fontsize("x-small")
+    drawn.set_fontsize(6.5)
     drawn.auto_set_column_width(range(len(columns)))
     drawn.scale(1, 1.3)
     return figure

@@ -79,7 +79,8 @@ def make_dataset(
       cause: (S, H) values of `Cause`.
       steps: (S, H) steps that each member has taken.
       member_times: (S, H) arrays by the names in MEMBER_TIMES.
-      seed_variables, seed_values: numbers of each seed's data, (S,).
+      seed_variables: what is told of each seed's data.
+      seed_values: its numbers, (S,) each.
     """
     grid = [len(seeds), *(len(axis) for axis in axes)]
     member_dims = ["seed", *(axis.name for axis in axes)]
@@ -272,6 +273,11 @@ def mean_and_error(values: Any) -> tuple[Any, Any]:
     """Mean over seeds, the first axis, and its standard error, of the finite values.
 
     The mean is NaN where there is no such value, the error where there are fewer than two.
+
+    Examples:
+        >>> mean, error = mean_and_error([[1.0, 5.0], [3.0, float("nan")]])
+        >>> print(mean, error)
+        [2. 5.] [ 1. nan]
     """
     values = np.asarray(values, float)
     count = np.isfinite(values).sum(axis=0)
@@ -318,7 +324,17 @@ def label_of(dataset: xr.Dataset, column: Mapping[str, int]) -> dict[str, str]:
 
 
 def learning_order(p_times: Any, q_times: Any) -> str:
-    """Which pattern most members of a column half learned first, and how many; "-" if neither."""
+    """Which pattern most members of a column half learned first, and how many; "-" if neither.
+
+    Args:
+      p_times: (seeds,) when each had half learned P, NaN if never, see `half_times`.
+      q_times: (seeds,) the same of Q.
+
+    Examples:
+        >>> learning_order([70.0, 74.0, 71.0], [20.0, 80.0, 16.0])
+        'Q, P (2/3)'
+    """
+    p_times, q_times = np.asarray(p_times), np.asarray(q_times)
     known = int(np.sum(np.isfinite(p_times) & np.isfinite(q_times)))
     p_first, q_first = int(np.sum(p_times < q_times)), int(np.sum(q_times < p_times))
     if p_first == q_first:
@@ -636,6 +652,12 @@ def fit_slope(x: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
     Returns:
       NaN where fewer than two points are left (interval: two seeds).
+
+    Examples:
+        >>> x = np.array([1.0, 2.0, 4.0])
+        >>> slope, half_width = fit_slope(x, np.stack([3 * x**2, 5 * x**2]))
+        >>> f"{slope:.3f} +- {half_width:.3f}"
+        '2.000 +- 0.000'
     """
     values = values[np.isfinite(values).all(axis=1)]
     count = len(values)

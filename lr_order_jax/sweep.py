@@ -103,7 +103,13 @@ def make_axes(given: Mapping[str, tuple], zipped: Sequence[str]) -> tuple[Axis, 
 
 
 def make_members(axes: Sequence[Axis]) -> tuple[Mapping[str, Any], ...]:
-    """Every combination of points of the axes, in C order: field -> value."""
+    """Every combination of points of the axes, in C order: field -> value.
+
+    Examples:
+        >>> rates = Axis("eta_init", {"eta_init": (0.2, 0.1), "lam": (1e-3, 2e-3)})  # zipped
+        >>> make_members([rates, Axis("noise_scale", {"noise_scale": (1.0,)})])[1]
+        {'eta_init': 0.1, 'lam': 0.002, 'noise_scale': 1.0}
+    """
     members = []
     for index in itertools.product(*(range(len(axis)) for axis in axes)):
         pairs = zip(axes, index, strict=True)

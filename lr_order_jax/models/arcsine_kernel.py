@@ -28,7 +28,12 @@ within 7e-5 beyond u = 1e-6 and 3e-4 below it (arcsin has a root there)."""
 
 
 def arcsine_series(count: int) -> np.ndarray:
-    """The first coefficients a_j of arcsin(x) = sum_j a_j x^(2j+1), (count,) float64."""
+    """The first coefficients a_j of arcsin(x) = sum_j a_j x^(2j+1), (count,) float64.
+
+    Examples:
+        >>> print(arcsine_series(3) * [1, 6, 40])  # x + x^3/6 + 3 x^5/40 + ...
+        [1. 1. 3.]
+    """
     coefficients = np.ones(count)
     for j in range(1, count):
         coefficients[j] = coefficients[j - 1] * (2 * j - 1) ** 2 / (2 * j * (2 * j + 1))

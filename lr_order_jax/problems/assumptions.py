@@ -80,12 +80,14 @@ def audit(
     """Checks of one member, in the order of the paper. Which there are depends on the names of the
     blocks alone. Never raises for numbers >= 0.
 
+    Arguments that are not listed are the fields of those names.
+
     Args:
-      d, n, r, lam, q_scale, gamma0, eta_init, eta_1, eta_2, p0, q0: as the fields of those names.
       epsilon_1: of the threshold epsilon_1 + q log 2; negative: none.
       epsilon_2: loss at which the member stops, epsilon_2' of Theorem 3.5 if it is Algorithm 2
         (eta_init = eta_2); 0: none.
-      p, q: fractions of P-only and of Q-only examples in the member's data.
+      p: fraction of P-only examples in the member's data.
+      q: fraction of Q-only examples.
       stationary_variance: by block, eta_1 tau_xi^2/(lambda (2 - eta_1 lambda) tau_0^2): the
         variance to which the noise part of the weights relaxes at eta_1, over tau_0^2. 0, or an
         empty mapping: no noise.

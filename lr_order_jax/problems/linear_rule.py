@@ -49,8 +49,10 @@ def best_error(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndar
     """Test error of the best linear rule that n examples give; one half without examples.
 
     Args:
-      x, y: (n, d) and (n,) training examples.
-      x_test, y_test: (k, d) and (k,) test examples.
+      x: (n, d) training examples.
+      y: (n,) their labels, -1 or 1.
+      x_test: (k, d) test examples.
+      y_test: (k,) their labels.
     """
     if len(y) == 0:
         return 0.5

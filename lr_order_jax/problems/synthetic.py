@@ -123,6 +123,10 @@ def second_difference(g):
     """D = g(z + zeta) + g(z - zeta) - 2 g(z), the quantity of Lemma 4.2; `g` is (3,).
 
     A net that has learned Q has D < 0: z +- zeta have the label -1 and z has +1.
+
+    Examples:
+        >>> second_difference([0.5, -0.5, -0.4])  # g at z, z + zeta, z - zeta
+        -1.9
     """
     return g[1] + g[2] - 2 * g[0]
 
