@@ -28,6 +28,12 @@ from lr_order_jax import cache, directory, experiment, results, spec, study, ver
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.progress import say
 
+_ALLOWED = {  # in Python's words for what it cannot convert
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+    "Non-boolean argument": "true or false",
+}
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or FILE:VARIANT.")
 _CHECK = flags.DEFINE_string("check", None, "Directory of a run to verify; nothing is computed.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; see the README.")
@@ -65,15 +71,26 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     except ConfigError as error:
         _refuse(str(error))
     except flags.Error as error:
-        _refuse(_one_line(error))
+        _refuse(_of_flag(_one_line(error)))
     except (AttributeError, KeyError) as error:
-        field = str(error.args[0] if error.args else error).splitlines()[0].strip("\"'")
+        cause = error.args[0] if error.args else error  # of an AttributeError a KeyError
+        cause = cause.args[0] if isinstance(cause, KeyError) else cause
+        name, _, hint = str(cause).partition("\n")
+        field = name.strip("\"'")
         if any(re.match(rf"--?config\.{re.escape(field)}\b", argument) for argument in argv):
-            _refuse(f"config.{field}: {path} has no such field")
+            _refuse(f"config.{field}: {path} has no such field{hint and f' ({hint})'}")
         _refuse(f"--config={file}: {_one_line(error)}")
     except Exception as error:  # a config file is a program: it can raise anything
         _refuse(f"--config={file}: {_one_line(error)}")
     raise AssertionError("unreachable")
+
+
+def _of_flag(line: str) -> str:
+    """absl's line about a value that a field cannot take, with what is allowed."""
+    for told, allowed in _ALLOWED.items():
+        if (found := re.match(r"flag --(config\.\S+?)=(.*?): ", line)) and told in line:
+            return f"{found[1]} = {found[2]}: must be {allowed}"
+    return line
 
 
 def _one_line(error: Exception) -> str:

@@ -225,12 +225,27 @@ def test_the_limit_has_no_weights(tmp_path):
             measure.MEASURES[name](run)
 
 
+OF_IMAGES = {"record_examples": "yes", "num_seeds": 1, "keep_at": (1.0,), "epochs": 2}
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images") / "run"
-    fields = {"record_examples": "yes", "num_seeds": 1, "keep_at": (1.0,), "epochs": 2}
-    experiment.run(parse("patch_cifar", "smoke", **fields), folder)
+    experiment.run(parse("patch_cifar", "smoke", **OF_IMAGES), folder)
     return lr_order_jax.load(folder)
+
+
+def test_a_run_of_images_cut_short_is_measured(tmp_path, monkeypatch):
+    fields = OF_IMAGES | {"keep_at": (0.0, 1.0)}
+    half_a_run(parse("patch_cifar", "smoke", **fields), tmp_path / "run", monkeypatch)
+    half = lr_order_jax.load(tmp_path / "run")
+    assert len(half.checkpoints) == 2
+    assert not half.dataset.attrs["complete"]
+    options = {"interpolation": {"points": 2}, "sharpness": {"iterations": 2}}
+    for name, function in measure.MEASURES.items():
+        found = function(half, **options.get(name, {}))
+        for variable in found.data_vars.values():
+            assert np.isfinite(variable).any(), (name, variable.name)
 
 
 def test_measurements_of_a_wide_resnet(images):
