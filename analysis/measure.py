@@ -42,41 +42,52 @@ def _models(checkpoint: Checkpoint) -> Model:
     return Model(state.params, state.stats, state.watched)
 
 
-def _labelled(
+def _along(
     run: StoredRun,
-    steps: Sequence[int],
-    measured: Sequence[Mapping[str, Any]],
+    steps: Sequence[int] | None,
+    measure: Callable[[Checkpoint], Mapping[str, Any]],
     variables: Mapping[str, Variable],
     coords: Mapping[str, Sequence[Any]] | None = None,
 ) -> xr.Dataset:
-    """Labelled arrays of what was measured at each checkpoint, (S, H, ...) arrays by variable.
+    """Labelled arrays of what is measured at each checkpoint, (S, H, ...) arrays by variable.
 
     Members that have diverged are NaN.
     """
-    grid, clock = run.grid, run.problem.clock
-    shape = [len(steps), len(grid.seeds), *(len(axis) for axis in grid.axes)]
+    steps, grid, clock = _steps(run, steps), run.grid, run.problem.clock
+    rows: dict[str, list[Any]] = {name: [] for name in ("time", "status", *variables)}
+    for step in steps:
+        checkpoint = run.checkpoints[step]
+        found = {**measure(checkpoint), "time": checkpoint.time, "status": checkpoint.state.status}
+        for name, row in rows.items():
+            row.append(np.asarray(found[name]))
     dims = ["checkpoint", *run.member_dims]
-    at: dict[str, Any] = {"checkpoint": list(steps), "seed": list(grid.seeds), **(coords or {})}
+    shape = [len(steps), len(grid.seeds), *(len(axis) for axis in grid.axes)]
+    at: dict[str, Any] = {"checkpoint": steps, "seed": list(grid.seeds), **(coords or {})}
     for axis in grid.axes:
         at |= {field: (axis.name, list(values)) for field, values in axis.values.items()}
-    arrays: dict[str, Any] = {}
-    for name, variable in variables.items():
-        values = np.stack([np.asarray(of_step[name], float) for of_step in measured])
-        extra = [dim for dim, _ in variable.over]
-        arrays[name] = ([*dims, *extra], values.reshape(*shape, *variable.shape))
-        arrays[name] += (variable.attributes,)
-    checkpoints = [run.checkpoints[step] for step in steps]
-    time = np.stack([c.time for c in checkpoints]).reshape(shape)
-    told = {"long_name": clock.replace("_", " "), "units": results.TIME_UNITS[clock]}
+    told = {"time": Variable(clock.replace("_", " "), results.TIME_UNITS[clock]), **variables}
+    arrays = {
+        name: (
+            [*dims, *(dim for dim, _ in variable.over)],
+            np.stack(rows[name]).astype(float).reshape(*shape, *variable.shape),
+            variable.attributes,
+        )
+        for name, variable in told.items()
+    }
+    status = np.stack(rows["status"]).reshape(shape)
     dataset = xr.Dataset(arrays, at)
-    status = np.stack([c.state.status for c in checkpoints]).reshape(shape)
     dataset = dataset.where(xr.DataArray(status, dims=dims) != Status.DIVERGED)
-    dataset["time"] = (dims, time, told)
     dataset["status"] = (dims[1:], status[-1])
     what = run.config["what"]
     of_data = {"dataset": what["dataset"]} if "dataset" in what else {}
     config = json.dumps(what, sort_keys=True)
     return dataset.assign_attrs(problem=what["problem"], config=config, **of_data)
+
+
+def _of_members(run: StoredRun, of_member: Callable) -> Callable[[Checkpoint], Any]:
+    """A function of one member, (data, hypers, model), as one of a checkpoint."""
+    mapped = run.mapped(of_member)
+    return lambda checkpoint: mapped(run.data, _models(checkpoint))
 
 
 def _steps(run: StoredRun, steps: Sequence[int] | None) -> list[int]:
@@ -97,12 +108,6 @@ def _steps(run: StoredRun, steps: Sequence[int] | None) -> list[int]:
 def _needs_weights(run: StoredRun) -> None:
     if not jax.tree.leaves(run.state_structure.params):
         raise ValueError(f"problem {run.config['what']['problem']} has no weights")
-
-
-def _evaluate(run: StoredRun) -> Callable:
-    """(of_seed, hypers, model) -> the problem's variables, as a run records them."""
-    evaluate = engine.make_evaluate(run.problem, run.spec.ways.driving)
-    return run.mapped(lambda data, hypers, model: evaluate(data, hypers.task, model))
 
 
 # The measurements.
@@ -132,12 +137,10 @@ def evaluation(
             raise ValueError(f"--changed: the weights of the run do not fit {dict(changed)}")
         grid = run.grid_of(problem)
     evaluate = engine.make_evaluate(problem, run.spec.ways.driving)
-    of_members = run.mapped(lambda data, hypers, model: evaluate(data, hypers.task, model))
-    steps = _steps(run, steps)
+    mapped = run.mapped(lambda data, hypers, model: evaluate(data, hypers.task, model))
     of_seeds = data_of_seeds(grid)
-    measured = [of_members(of_seeds, _models(run.checkpoints[step])) for step in steps]
-    of_examples = {n: v for n, v in problem.variables.items() if not v.over}
-    return _labelled(run, steps, measured, of_examples)
+    numbers = {name: v for name, v in problem.variables.items() if not v.over}
+    return _along(run, steps, lambda at: mapped(of_seeds, _models(at)), numbers)
 
 
 def _changed(run: StoredRun, changed: Mapping[str, Any]) -> Any:
@@ -202,14 +205,7 @@ def wrong_patch(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Datase
         ),
         "wrong_patch_believed": Variable("share of these taken for the class of the patch"),
     }
-    return _at_checkpoints(run, steps, of_member, variables)
-
-
-def _at_checkpoints(run, steps, of_member, variables, coords=None) -> xr.Dataset:
-    """A function of one member, (data, hypers, model) -> values, at each checkpoint."""
-    of_members, steps = run.mapped(of_member), _steps(run, steps)
-    measured = [of_members(run.data, _models(run.checkpoints[step])) for step in steps]
-    return _labelled(run, steps, measured, variables, coords)
+    return _along(run, steps, _of_members(run, of_member), variables)
 
 
 def activations(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
@@ -252,7 +248,7 @@ def activations(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Datase
         "active": Variable("share of activations above 0", over=over),
         "effective_rank": Variable("effective rank of the activations", over=over),
     }
-    return _at_checkpoints(run, steps, of_member, variables, {"layer": layers})
+    return _along(run, steps, _of_members(run, of_member), variables, {"layer": layers})
 
 
 def norms(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
@@ -290,9 +286,8 @@ def norms(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
     over = (("block", len(blocks)),)
     names = list(told)[: 4 if has_signal else 2]
     variables = {name: Variable(told[name], over=over) for name in names}
-    of_members, steps = run.mapped(of_member), _steps(run, steps)
-    measured = [of_members(starts, _models(run.checkpoints[step])) for step in steps]
-    return _labelled(run, steps, measured, variables, {"block": blocks})
+    mapped = run.mapped(of_member)
+    return _along(run, steps, lambda at: mapped(starts, _models(at)), variables, {"block": blocks})
 
 
 def interpolation(
@@ -330,29 +325,32 @@ def interpolation(
             raise ValueError("has one checkpoint, a line needs two")
     elif not 0 <= to < len(run.grid.members):
         raise ValueError(f"--to: {to}, must be from 0 to {len(run.grid.members) - 1}")
-    t = np.linspace(0.0, 1.0, points)
-    evaluate, measured = _evaluate(run), []
-    for step in steps:
-        here = _models(run.checkpoints[step])
-        if to is None:
-            begin, end = _models(run.checkpoints[start]), here  # type: ignore[index]
-        else:
-            begin, end = here, jax.tree.map(lambda a: np.broadcast_to(a[:, [to]], a.shape), here)
-        on_line = [evaluate(run.data, _between(begin, end, share)) for share in t]
-        along = {name: np.stack([v[name] for v in on_line], axis=-1) for name in on_line[0]}
-        loss = along["train_loss"]
-        straight = loss[..., :1] * (1 - t) + loss[..., -1:] * t
-        measured.append(along | {"barrier": np.max(loss - straight, axis=-1)})
     over = (("t", points),)
-    variables = {
+    numbers = {
         name: Variable(v.long_name, v.units, over)
         for name, v in run.problem.variables.items()
         if not v.over
     }
     told = "largest training loss on the line, above the straight line between its ends"
-    dataset = _labelled(
-        run, steps, measured, variables | {"barrier": Variable(told)}, {"t": list(t)}
-    )
+    variables = numbers | {"barrier": Variable(told)}
+    t = np.linspace(0.0, 1.0, points)
+    evaluate = engine.make_evaluate(run.problem, run.spec.ways.driving)
+    mapped = run.mapped(lambda data, hypers, model: evaluate(data, hypers.task, model))
+    origin = None if start is None else _models(run.checkpoints[start])
+
+    def line(checkpoint: Checkpoint) -> dict[str, Any]:
+        here = _models(checkpoint)
+        if to is None:
+            begin, end = origin, here
+        else:
+            begin, end = here, jax.tree.map(lambda a: np.broadcast_to(a[:, [to]], a.shape), here)
+        on_line = [mapped(run.data, _between(begin, end, share)) for share in t]
+        along = {name: np.stack([v[name] for v in on_line], axis=-1) for name in numbers}
+        loss = along["train_loss"]
+        straight = loss[..., :1] * (1 - t) + loss[..., -1:] * t
+        return along | {"barrier": np.max(loss - straight, axis=-1)}
+
+    dataset = _along(run, steps, line, variables, {"t": list(t)})
     leads = f"to the column {to} of the same checkpoint" if to is not None else f"from step {start}"
     dataset.attrs["line"] = leads
     return dataset
@@ -389,20 +387,20 @@ def sharpness(
       on the distance to the nearest eigenvalue.
     """
     _needs_weights(run)
-    steps, of_hessian, measured = _steps(run, steps), _hessian(run), []
-    for step in steps:
-        state = run.checkpoints[step].state
-        top, error = _lanczos(of_hessian(run.checkpoints[step]), state, iterations, tolerance)
-        of_phases: Any = run.grid.hypers.rates
-        rates = np.take_along_axis(of_phases, np.asarray(state.phase)[..., None], axis=-1)[..., 0]
-        found = {"sharpness": top, "sharpness_error": error, "rate_times_sharpness": rates * top}
-        measured.append(found)
+    of_hessian, of_phases = _hessian(run), np.asarray(run.grid.hypers.rates)
+
+    def at(checkpoint: Checkpoint) -> dict[str, Any]:
+        state, phase = checkpoint.state, np.asarray(checkpoint.state.phase)
+        top, error = _lanczos(of_hessian(checkpoint), state, iterations, tolerance)
+        rates = np.take_along_axis(of_phases, phase[..., None], axis=-1)[..., 0]
+        return {"sharpness": top, "sharpness_error": error, "rate_times_sharpness": rates * top}
+
     variables = {
         "sharpness": Variable("largest eigenvalue of the Hessian of the training loss"),
         "rate_times_sharpness": Variable("learning rate times the largest eigenvalue"),
         "sharpness_error": Variable("norm of the residual of the eigenvalue"),
     }
-    return _labelled(run, steps, measured, variables)
+    return _along(run, steps, at, variables)
 
 
 def _hessian(run: StoredRun) -> Callable:
