@@ -7,8 +7,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_config
 
+from lr_order_jax import spec
 from lr_order_jax.data import cifar10
 from lr_order_jax.fields import ConfigError
 
@@ -42,6 +43,34 @@ def test_a_damaged_cache_is_refused_in_one_line(small, tmp_path, damage):
     with pytest.raises(ConfigError, match=r"cifar10\.npz: .*remove it") as error:
         cifar10.load(None, cache)
     assert "\n" not in str(error.value)
+
+
+WRONG_SHAPES = {
+    "train_images": lambda a: a[:, :16],
+    "train_labels": lambda a: a[:-1],
+    "test_images": lambda a: a.astype(np.float32),
+    "test_labels": lambda a: a + 10,
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SHAPES)
+def test_a_cache_of_other_arrays_is_refused(small, tmp_path, name):
+    """Although its checksum is right."""
+    cache = tmp_path / "cifar10.npz"
+    cifar10._write_cache(small._replace(**{name: WRONG_SHAPES[name](getattr(small, name))}), cache)
+    with pytest.raises(ConfigError, match="does not hold images and labels of CIFAR-10"):
+        cifar10.load(None, cache)
+
+
+@pytest.mark.parametrize(("field", "count"), [("num_train", 7), ("num_test", 5)])
+def test_more_images_than_there_are_is_refused(small, tmp_path, monkeypatch, field, count):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cifar10._write_cache(small, cifar10.cache_file())
+    fields = {"dataset": "cifar10", "num_train": 6, "num_test": 4, "num_train_eval": 6}
+    values = dict(load_config("patch_cifar", "smoke").items()) | fields
+    assert len(spec.parse(values).problem.load().train_labels) == 6
+    with pytest.raises(ConfigError, match=rf"config\.{field} = {count}: the data hold {count - 1}"):
+        spec.parse(values | {field: count}).problem.load()
 
 
 def test_no_data_are_told_at_once(tmp_path):

@@ -112,4 +112,10 @@ def _read_cache(cache: pathlib.Path) -> Images:
         raise ConfigError(f"{cache}: cannot be read ({type(error).__name__}); remove it") from None
     if _digest(images) != digest:
         raise ConfigError(f"{cache}: does not match its checksum; remove it")
+    for of_images, of_labels in (images[:2], images[2:]):
+        count = len(of_images) if of_images.ndim else 0
+        is_right = of_images.shape == (count, SIDE, SIDE, 3) and of_labels.shape == (count,)
+        is_right &= of_images.dtype == of_labels.dtype == np.uint8
+        if not (is_right and np.all(of_labels < CLASSES)):
+            raise ConfigError(f"{cache}: does not hold images and labels of CIFAR-10; remove it")
     return images

@@ -240,6 +240,9 @@ class PatchCifar:
         if c.dataset == "procedural":
             return procedural.load(c.num_train, c.num_test, jax.random.key(0, impl="threefry2x32"))
         images = cifar10.load(c.data_dir)
+        for name, held in (("num_train", images.train_labels), ("num_test", images.test_labels)):
+            if (asked := getattr(c, name)) > len(held):
+                raise ConfigError(f"config.{name} = {asked}: the data hold {len(held)} such images")
         train, test = slice(c.num_train), slice(c.num_test)
         return Images(*(array[train] for array in images[:2]), *(a[test] for a in images[2:]))
 

@@ -13,6 +13,7 @@ from conftest import ROOT, load_config
 
 from lr_order_jax import checkpoint, directory, experiment, results, spec, verify
 from lr_order_jax.checkpoint import NoCheckpoint
+from lr_order_jax.data import cifar10
 from lr_order_jax.fields import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -118,6 +119,25 @@ def test_check_tells_of_any_mutated_file_in_lines(whole, tmp_path, record_proper
             assert [json.loads(line) for line in text] == lines
     record_property("cases: mutated config.json, results.nc, metrics.jsonl", cases)
     assert wrong > CASES / 2
+
+
+def test_a_mutated_data_file_is_refused_or_gives_the_same_images(tmp_path, record_property):
+    draw = np.random.default_rng(0).integers
+    images = [draw(0, 256, (n, 32, 32, 3), np.uint8) for n in (6, 4)]
+    labels = [draw(0, 10, n, np.uint8) for n in (6, 4)]
+    wanted = cifar10.Images(images[0], labels[0], images[1], labels[1])
+    cifar10._write_cache(wanted, tmp_path / "cifar10.npz")
+    refused = cases = 0
+    for path in mutations(tmp_path, ["cifar10.npz"], 3, CASES):
+        cases += 1
+        try:
+            found = cifar10.load(None, path)
+        except ConfigError as error:
+            refused += one_line(error)
+            continue
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    record_property("cases: mutated data files", cases)
+    assert refused > CASES / 2
 
 
 def test_a_run_with_a_mutated_config_json_is_refused_or_ends(whole, config, tmp_path):
