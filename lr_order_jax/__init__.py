@@ -1,9 +1,12 @@
 """Learning order under large and small initial learning rates (Li, Wei and Ma 2019), in JAX."""
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import xarray
+
     from lr_order_jax.stored import StoredRun
 
 __version__ = "0.1.0"
@@ -24,3 +27,15 @@ def load(workdir: str | os.PathLike) -> "StoredRun":
     from lr_order_jax.stored import StoredRun  # importing the package stays light
 
     return StoredRun(workdir)
+
+
+def run_members(
+    config: Any,
+    members: Sequence[Mapping[str, Any]],
+    workdir: str | os.PathLike | None = None,
+) -> "xarray.Dataset":
+    """Runs members that are given one by one, all in one compiled program; see
+    `lr_order_jax.members.run_members`."""
+    from lr_order_jax import members as of_members
+
+    return of_members.run_members(config, members, workdir)

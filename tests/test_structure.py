@@ -21,7 +21,7 @@ FLOORS = [
     {"lemmas"},
     {"figures", "directory"},
     {"experiment"},
-    {"study", "verify"},
+    {"study", "verify", "members"},
     {"main", "stored"},
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
