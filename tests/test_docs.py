@@ -54,6 +54,7 @@ def test_the_reference_is_built_and_a_warning_is_an_error(tmp_path):
     assert "second_difference" in (tmp_path / "problems.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.S)

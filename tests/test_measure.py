@@ -235,6 +235,7 @@ def images(tmp_path_factory):
     return lr_order_jax.load(folder)
 
 
+@pytest.mark.slow
 def test_a_run_of_images_cut_short_is_measured(tmp_path, monkeypatch):
     fields = OF_IMAGES | {"keep_at": (0.0, 1.0)}
     half_a_run(parse("patch_cifar", "smoke", **fields), tmp_path / "run", monkeypatch)
@@ -248,6 +249,7 @@ def test_a_run_of_images_cut_short_is_measured(tmp_path, monkeypatch):
             assert np.isfinite(variable).any(), (name, variable.name)
 
 
+@pytest.mark.slow
 def test_measurements_of_a_wide_resnet(images):
     run, step = images, max(images.checkpoints)
     found = measure.evaluation(run)
@@ -268,6 +270,7 @@ def test_measurements_of_a_wide_resnet(images):
     )
 
 
+@pytest.mark.slow
 def test_hessian_products_of_a_wide_resnet_add_up_over_batches(images):
     """Against forward over reverse on the whole training loss."""
     run, step = images, max(images.checkpoints)
@@ -291,6 +294,7 @@ def test_hessian_products_of_a_wide_resnet_add_up_over_batches(images):
     np.testing.assert_allclose(mine, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_wrong_patches(images):
     found = measure.wrong_patch(images)
     total = found["accuracy_under_wrong_patch"] + found["wrong_patch_believed"]
@@ -299,6 +303,7 @@ def test_wrong_patches(images):
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_first_learned(images):
     found = measure.first_learned(images)
     right = images.dataset["train_right"].values
@@ -341,6 +346,7 @@ def test_wrong_input_gives_one_line(run, arguments, line):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_figures_of_all_measurements(run, images):
     from lr_order_jax import figures
 

@@ -77,6 +77,7 @@ def test_wrong_members_are_one_line(config, members, changes, line):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_optimiser_asks_and_is_told():
     pytest.importorskip("optuna")
     config = load_config("sweep", "smoke")

@@ -11,6 +11,8 @@ from conftest import ROOT, load_config
 from analysis import figure1, figure2, figure3, table_h1, theorem_scaling
 from lr_order_jax import experiment, load, results, spec, study
 
+pytestmark = pytest.mark.slow
+
 
 def fields_of(name, **changes):
     return dict(load_config(name, "smoke").items()) | changes
