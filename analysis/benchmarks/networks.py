@@ -18,7 +18,7 @@ from analysis.benchmarks import turns
 
 
 def prepare(config: Any, width: int, members: int, dtype: str) -> Any:
-    """The config of one workload, noise in every second member."""
+    """The config of one workload; noise in every second member, the first one among them."""
     c = config.copy_and_resolve_references()
     with c.unlocked():
         c.update({"dataset": "procedural", "num_test": 1, "num_train_eval": 1})
@@ -27,7 +27,7 @@ def prepare(config: Any, width: int, members: int, dtype: str) -> Any:
         c.arm = tuple(f"member {i}" for i in range(members))
         c.eta_init = tuple(0.01 * (i + 1) for i in range(members))
         c.rate_factor = c.noise_factor = (1.0,) * members
-        c.noise_init = tuple(0.4 * (i % 2) for i in range(members))
+        c.noise_init = tuple(0.4 * ((i + 1) % 2) for i in range(members))
     return c
 
 
