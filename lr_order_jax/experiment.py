@@ -141,7 +141,12 @@ class _Run:
         return fit
 
     def start_group(self, waiting: Sequence[int]) -> None:
-        """Puts the next columns that wait on the device, at step 0. Groups are of even sizes."""
+        """Puts the next columns that wait on the device, at step 0. Groups are of even sizes.
+
+        What the group before has become is fetched first.
+        """
+        if self.columns:
+            self.fetch()
         groups = -(-len(waiting) // self.columns_at_once(waiting))
         size = -(-len(waiting) // groups)
         self.waiting = list(waiting[size:])

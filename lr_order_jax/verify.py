@@ -40,6 +40,11 @@ def verify(workdir: str | pathlib.Path) -> Report:
     dataset = _results(workdir, what, report)
     programs = sorted(path.parent for path in workdir.glob("*/config.json"))
     if programs:
+        names = directory.read_config(workdir).get("programs", [])
+        if missing := sorted(set(names) - {folder.name for folder in programs}):
+            is_complete = dataset is not None and dataset.attrs["complete"]
+            told = f"programs {', '.join(missing)}: not there"
+            (report.wrong if is_complete else report.found).append(told)
         for folder in programs:
             of_program = verify(folder)
             report.found.extend(f"{folder.name}: {line}" for line in of_program.found)

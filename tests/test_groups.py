@@ -2,11 +2,12 @@
 
 import signal
 
+import jax
 import numpy as np
 import pytest
 from test_experiment import config, interrupt_after, run  # noqa: F401 (a fixture)
 
-from lr_order_jax import experiment, memory, results, spec, sweep
+from lr_order_jax import checkpoint, experiment, memory, results, spec, sweep
 from lr_order_jax.fields import ConfigError
 
 RATES = (0.2, 0.11, 0.07, 0.03)
@@ -23,6 +24,10 @@ def test_groups_change_no_bit_where_members_are_computed_one_by_one(
     run(config(**values, group_size=2), tmp_path / "groups")
     whole, groups = ((tmp_path / name / "results.nc").read_bytes() for name in ("whole", "groups"))
     assert whole == groups
+    # The weights of every group, although none but the last was saved while it was on the device.
+    whole, groups = (checkpoint.restore(tmp_path / name)[0] for name in ("whole", "groups"))
+    for part in ("params", "stats", "phase_counts", "status"):
+        jax.tree.map(np.testing.assert_array_equal, whole[part], groups[part])
 
 
 @pytest.mark.parametrize("size", [1, 2])
