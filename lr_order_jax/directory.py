@@ -20,8 +20,13 @@ from lr_order_jax.spec import Spec, Study, difference, digest
 
 
 def default(config_name: str, run_spec: Spec | Study) -> pathlib.Path:
-    """runs/<config>-<hash of what is computed>."""
-    return pathlib.Path("runs") / f"{config_name}-{digest(run_spec)}"
+    """runs/<config>-<hash of what is computed>, and which shard of it."""
+    part = f"-shard-{shard.replace('/', '-of-')}" if (shard := _shard_of(run_spec)) else ""
+    return pathlib.Path("runs") / f"{config_name}-{digest(run_spec)}{part}"
+
+
+def _shard_of(run_spec: Spec | Study) -> str | None:
+    return run_spec.how_as_run["shard"]
 
 
 @contextlib.contextmanager
@@ -86,6 +91,10 @@ def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:
     stored = read_config(workdir)
     if stored and (told := difference(stored["what"], run_spec.what)):
         raise ConfigError(f"--workdir={workdir}: holds a run of another config: {told}")
+    ours, theirs = _shard_of(run_spec), stored.get("how", {}).get("shard")
+    if stored and ours != theirs:
+        there, here = (f"shard {shard}" if shard else "all members" for shard in (theirs, ours))
+        raise ConfigError(f"--workdir={workdir}: holds {there} of this config, not {here}")
 
 
 def write_config(workdir: pathlib.Path, run_spec: Spec | Study, audit: Sequence[Any]) -> None:

@@ -121,19 +121,36 @@ class Driver:
       how: `scan` (one compiled loop; how many steps is data, so no length compiles anew) or
         `dispatch` (one compiled step, called in turn).
       batch_sizes: of each step of a cycle, as in `Problem`.
+      over: makes of a function (data, hypers, state, keys, *numbers) -> state, which is to run on
+        one device, the one that runs on all of them.
     """
 
-    def __init__(self, one_step: Callable, how: str, batch_sizes: Sequence[int]):
+    def __init__(
+        self,
+        one_step: Callable,
+        how: str,
+        batch_sizes: Sequence[int],
+        over: Callable[[Callable], Callable] = lambda function: function,
+    ):
         self._how, self._batch_sizes = how, batch_sizes
 
         def loop(data, hypers, state, keys, start, count, size):
-            def body(i, carry):
-                return one_step(data, hypers, carry, start + i, keys, size)
+            def on_one_device(data, hypers, state, keys, start, count):
+                def body(i, carry):
+                    return one_step(data, hypers, carry, start + i, keys, size)
 
-            return jax.lax.fori_loop(0, count, body, state)
+                return jax.lax.fori_loop(0, count, body, state)
+
+            return over(on_one_device)(data, hypers, state, keys, start, count)
+
+        def single(data, hypers, state, keys, step, size):
+            def on_one_device(data, hypers, state, keys, step):
+                return one_step(data, hypers, state, step, keys, size)
+
+            return over(on_one_device)(data, hypers, state, keys, step)
 
         self._loop = jax.jit(loop, donate_argnums=2, static_argnums=6)
-        self._single = jax.jit(one_step, donate_argnums=2, static_argnums=5)
+        self._single = jax.jit(single, donate_argnums=2, static_argnums=5)
 
     def __call__(self, data, hypers, state, keys, start: int, count: int):
         """The state after steps [start, start + count). `state` is consumed: its buffers may be
@@ -147,10 +164,10 @@ class Driver:
         if count == 0:  # on a copy, and keep the state
             for size in set(self._batch_sizes):
                 copy = jax.tree.map(jnp.copy, state)
-                self._single(data, hypers, copy, jnp.int32(start), keys, size)
+                self._single(data, hypers, copy, keys, jnp.int32(start), size)
         for step in range(start, start + count):
             size = self._batch_sizes[step % len(self._batch_sizes)]
-            state = self._single(data, hypers, state, jnp.int32(step), keys, size)
+            state = self._single(data, hypers, state, keys, jnp.int32(step), size)
         return state
 
     def memory(self, data, hypers, state, keys) -> int:
@@ -164,7 +181,7 @@ class Driver:
             if self._how == "scan":
                 lowered = self._loop.lower(data, hypers, state, keys, step, step, size)
             else:
-                lowered = self._single.lower(data, hypers, state, step, keys, size)
+                lowered = self._single.lower(data, hypers, state, keys, step, size)
             plan: Any = lowered.compile().memory_analysis()
             taken = plan.argument_size_in_bytes + plan.temp_size_in_bytes
             most = max(most, taken + plan.output_size_in_bytes - plan.alias_size_in_bytes)

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lr_order_jax import directory, figures, memory, results, spec, sweep
+from lr_order_jax import directory, figures, memory, placement, results, spec, sweep
 from lr_order_jax.algorithm import NEVER, Status, TrainState, cause_of
 from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint, arranged_like, by_path
 from lr_order_jax.fields import ConfigError
@@ -81,10 +81,13 @@ class _Run:
     def __init__(self, run_spec: spec.Spec, workdir: pathlib.Path):
         self.spec, self.workdir = run_spec, workdir
         self.problem = run_spec.problem
-        self.grid = sweep.make_grid(self.problem, run_spec.seeds, run_spec.common.zipped)
+        shard = run_spec.how.shard
+        self.grid = sweep.make_grid(self.problem, run_spec.seeds, run_spec.common.zipped, shard)
         self.time = np.linspace(0.0, self.problem.horizon(), run_spec.common.num_records + 1)
         self.time_per_step = self.problem.time_per_step(self.grid.hypers)
-        self.members = sweep.place_members(self.problem, self.grid, *run_spec.ways)
+        self.members = placement.place_members(
+            self.problem, self.grid, *run_spec.ways, run_spec.how.devices
+        )
         self.seed_variables, self.seed_values = self.theory_of_seeds()
         by_phase = {
             "learning_rate": self.grid.hypers.rates,
@@ -349,6 +352,7 @@ class _Run:
         in_first_phase = np.take_along_axis(spent, first[..., None], axis=-1)[..., 0]
         return results.make_dataset(
             what=self.spec.what,
+            shard=self.spec.how.shard,
             clock=self.problem.clock,
             variables=self.variables,
             axes=self.grid.axes,
@@ -488,7 +492,8 @@ class _Run:
         """Tells what will run, and compiles it."""
         sizes = [f"{len(self.grid.seeds)} seeds"]
         sizes += [f"{len(axis)} {axis.name}" for axis in self.grid.axes]
-        say(f"{self.running.size} members ({' x '.join(sizes)}) in {self.workdir}")
+        part = f", shard {shard}" if (shard := self.spec.how.shard) else ""
+        say(f"{self.running.size} members ({' x '.join(sizes)}{part}) in {self.workdir}")
         if self.ended.all():
             say("all members have ended: nothing left to run")
             return
@@ -499,7 +504,9 @@ class _Run:
                 say(f"config.keep_at = {point:g}: is beyond the end, {self.time[-1]:g}; not kept")
         start = time.perf_counter()
         self.take_steps(0)
-        say(f"compiled in {time.perf_counter() - start:.1f} s on {jax.devices()[0].device_kind}")
+        count, kind = self.members.devices_used, jax.devices()[0].device_kind
+        device = kind if count == 1 else f"{count} devices, {kind}"
+        say(f"compiled in {time.perf_counter() - start:.1f} s on {device}")
 
 
 def _check_names(problem: Any) -> None:

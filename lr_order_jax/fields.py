@@ -1,13 +1,14 @@
 """Declared configuration fields: which values each may take, and the one error that says so.
 
 A section of the configuration is a frozen dataclass whose fields are made by `integer`, `real`,
-`choice`, `words`, `switch` or `path` below. `parse` turns plain values into such a section or
-raises `ConfigError` with one line: the field, the value and what is allowed. No field has a default
-here: the defaults are those of the config file, which a user can read.
+`choice`, `text`, `words`, `switch` or `path` below. `parse` turns plain values into such a section
+or raises `ConfigError` with one line: the field, the value and what is allowed. No field has a
+default here: the defaults are those of the config file, which a user can read.
 """
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -86,6 +87,13 @@ def choice(*names: str, many: bool = False, swept: bool = True, optional: bool =
     """One of the given names; with `many` a tuple of them, an axis of the grid if swept."""
     allowed = "one of " + ", ".join(names)
     return _field(Rule(str, lambda v: v in names, allowed, many, many and swept, optional))
+
+
+def text(allowed: str, pattern: str, *, optional: bool = False) -> Any:
+    """A string of a form, given as a regular expression."""
+    return _field(
+        Rule(str, lambda v: bool(re.fullmatch(pattern, v)), allowed, False, False, optional)
+    )
 
 
 def words(allowed: str = "a tuple of names", *, swept: bool = False) -> Any:

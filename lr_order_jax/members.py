@@ -47,6 +47,7 @@ def run_members(
     distinct = list(dict.fromkeys(points))
     zipped = [entry for entry in values.get("zipped", ()) if not set(entry.split("+")) & set(names)]
     values |= {name: tuple(p[i] for p in distinct) for i, name in enumerate(names)}
+    values["shard"] = None
     values["zipped"] = (*zipped, *(["+".join(names)] if len(names) > 1 else []))
     asked = spec.parse(values)
     if workdir is None:

@@ -38,12 +38,16 @@ def free_on_host() -> int | None:
     return min(found, default=None)
 
 
+def devices_share_the_host() -> bool:
+    """Whether the devices have no memory of their own."""
+    return jax.local_devices()[0].platform == "cpu"
+
+
 def free_on_device() -> int | None:
     """Bytes free on the first device; those of the host if it is the CPU. None if not known."""
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
+    if devices_share_the_host():
         return free_on_host()
-    told = device.memory_stats() or {}
+    told = jax.local_devices()[0].memory_stats() or {}
     return told["bytes_limit"] - told["bytes_in_use"] if "bytes_limit" in told else None
 
 

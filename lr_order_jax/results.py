@@ -56,6 +56,7 @@ def blank_history(variables: Mapping[str, Variable], shape: Sequence[int]) -> di
 def make_dataset(
     *,
     what: Mapping[str, Any],
+    shard: str | None,
     clock: str,
     variables: Mapping[str, Variable],
     axes: Sequence[Axis],
@@ -73,6 +74,7 @@ def make_dataset(
 
     Args:
       what: what was computed, stored as JSON in the attribute `config`.
+      shard: which part of it, "i/n"; None: all.
       variables: those recorded at each point of time.
       history: (S, H, T, ...) arrays by variable name.
       status: (S, H) values of `Status`.
@@ -122,6 +124,7 @@ def make_dataset(
         "title": "Learning order under large and small initial learning rates",
         "problem": what["problem"],
         **({"dataset": what["dataset"]} if "dataset" in what else {}),
+        **({"shard": shard} if shard else {}),
         "source": f"lr_order_jax {__version__}",
         "config": json.dumps(what, sort_keys=True),
         "complete": np.int32(np.all(status != Status.RUNNING)),

@@ -36,6 +36,10 @@ class How:
 
     driving: str | None = fields.choice("scan", "dispatch", optional=True)
     mapping: str | None = fields.choice("vmap", "unroll", "map", "loop", optional=True)
+    devices: int | None = fields.integer(1, optional=True)  # of those here; unset: all
+    shard: str | None = fields.text(
+        "i/n, i from 1 to n", r"[1-9]\d{0,8}/[1-9]\d{0,8}", optional=True
+    )
     group_size: int | None = fields.integer(1, optional=True)  # columns of members at once
     checkpoint_every: float = fields.non_negative()  # seconds between checkpoints
     keep_at: tuple[float, ...] = fields.real(  # times whose checkpoints are never deleted
@@ -155,6 +159,11 @@ def _distinct(values) -> set[str]:
 
 
 def _resolve_ways(how: How, task: problem.Problem) -> How:
+    if how.devices is not None and how.devices > (there := jax.local_device_count()):
+        raise ConfigError(
+            f"config.devices = {how.devices}: must be at most {there}, the devices of this "
+            f"machine ({jax.default_backend()})"
+        )
     ways = task.ways.get(jax.default_backend(), task.ways.get("cpu", Ways("dispatch", "loop")))
     return dataclasses.replace(
         how, driving=how.driving or ways.driving, mapping=how.mapping or ways.mapping

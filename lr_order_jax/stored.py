@@ -24,6 +24,7 @@ PyTree = Any
 HOW_IT_IS_READ: Mapping[str, Any] = {  # the fields of `spec.How`: nothing is trained here
     "driving": None,
     "mapping": None,
+    "devices": 1,
     "group_size": None,
     "checkpoint_every": 0.0,
     "keep_at": (),
@@ -115,7 +116,9 @@ class StoredRun:
         """
         if names := self.config.get("programs"):
             raise ValueError(f"holds {len(names)} programs, each in a directory of its own")
-        return spec.parse({**self.config["what"], **self.config["how"], **HOW_IT_IS_READ})
+        return spec.parse(
+            {"shard": None, **self.config["what"], **self.config["how"], **HOW_IT_IS_READ}
+        )
 
     @property
     def problem(self) -> Problem:
@@ -128,7 +131,8 @@ class StoredRun:
 
     def grid_of(self, problem: Problem) -> sweep.Grid:
         """The same members on a problem whose fields differ, such as its evaluation sets."""
-        return sweep.make_grid(problem, self.spec.seeds, self.spec.common.zipped)
+        seeds, zipped, shard = self.spec.seeds, self.spec.common.zipped, self.spec.how.shard
+        return sweep.make_grid(problem, seeds, zipped, shard)
 
     @functools.cached_property
     def data(self) -> list[Data]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import toy
 
-from lr_order_jax import algorithm, engine, spec, sweep
+from lr_order_jax import algorithm, engine, placement, spec, sweep
 from lr_order_jax.algorithm import NEVER, Hypers, Status, TrainState
 
 
@@ -178,7 +178,7 @@ def test_noise_is_equal_across_rates_and_drawn_once_for_them():
     problem = toy.make(eta=(0.1, 0.2, 0.4), lam=(0.0,), tau_0=0.0)
     grid = sweep.make_grid(problem, (0, 1), ())
     state = sweep.init_state(problem, grid)
-    members = sweep.place_members(problem, grid, "scan", "vmap")
+    members = placement.place_members(problem, grid, "scan", "vmap")
     members.put(jax.tree.map(np.array, state), range(3))
     members.advance(0, 1)
     by_rate = members.fetch("params")["a"] / np.array([0.1, 0.2, 0.4])[None, :, None]
@@ -188,7 +188,7 @@ def test_noise_is_equal_across_rates_and_drawn_once_for_them():
 
     # Random bits are made for two seeds, never for two seeds times three rates.
     hyper = algorithm.on_device(grid.hypers)
-    step = lambda *a: sweep.mapped_step(problem, "vmap")(*a, 1)  # noqa: E731
+    step = lambda *a: placement.mapped_step(problem, "vmap")(*a, 1)  # noqa: E731
     text = str(jax.make_jaxpr(step)(grid.data, hyper, state, jnp.int32(0), grid.keys))
     drawn = [line for line in text.splitlines() if "random_bits" in line]
     assert drawn
@@ -205,7 +205,7 @@ def test_the_noise_part_is_stationary_at_eta_1_and_relaxes_after_annealing():
     grid = sweep.make_grid(problem, range(4), ())
     grid.hypers.rates[:] = [eta_1, eta_2]
     grid.hypers.phase_steps[:] = [100, NEVER]
-    members = sweep.place_members(problem, grid, "scan", "vmap")
+    members = placement.place_members(problem, grid, "scan", "vmap")
     members.put(sweep.init_state(problem, grid), range(1))
 
     def variance_after(start, count):
@@ -269,8 +269,8 @@ def test_no_noise_is_drawn_where_no_member_has_any(tiny):
     problem = spec.parse(tiny(noise_scale=(0.0,))).problem
     grid = sweep.make_grid(problem, (0,), ())
     assert grid.hypers.tau_xi is None
-    step = lambda *a: sweep.mapped_step(problem, "vmap")(*a, 1)  # noqa: E731
-    state = sweep.arranged("vmap", sweep.init_state(problem, grid))
+    step = lambda *a: placement.mapped_step(problem, "vmap")(*a, 1)  # noqa: E731
+    state = placement.arranged("vmap", sweep.init_state(problem, grid))
     arguments = grid.data, algorithm.on_device(grid.hypers), state
     text = str(jax.make_jaxpr(step)(*arguments, jnp.int32(0), grid.keys))
     assert "random_bits" not in text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_experiment import config, interrupt_after, run  # noqa: F401 (a fixture)
 
-from lr_order_jax import checkpoint, experiment, memory, results, spec, sweep
+from lr_order_jax import checkpoint, experiment, memory, placement, results, spec, sweep
 from lr_order_jax.fields import ConfigError
 
 RATES = (0.2, 0.11, 0.07, 0.03)
@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_split_and_what_cannot_is_refused(
     parsed = spec.parse(config(**values))
     grid = sweep.make_grid(parsed.problem, parsed.seeds, ())
     state = sweep.init_state(parsed.problem, grid)
-    members = sweep.place_members(parsed.problem, grid, *parsed.ways)
+    members = placement.place_members(parsed.problem, grid, *parsed.ways)
     taken = {k: members.memory(state, range(k)) for k in (2, 3, 4)}
     kept = memory.HOST_COPIES * memory.size_of(state)
     free = kept + (taken[2] + taken[3]) / 2 / memory.SHARE
@@ -107,7 +107,7 @@ def test_a_member_takes_at_least_its_weights_and_memory_grows_with_members(
     parsed = spec.parse(config(eta_init=RATES, m_v=20_000))
     grid = sweep.make_grid(parsed.problem, parsed.seeds, ())
     state = sweep.init_state(parsed.problem, grid)
-    members = sweep.place_members(parsed.problem, grid, driving, mapping)
+    members = placement.place_members(parsed.problem, grid, driving, mapping)
     taken = [members.memory(state, range(k)) for k in (2, 4)]
     column = memory.size_of(state) / len(RATES)  # of two seeds
     assert taken[0] >= 2 * column

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from lr_order_jax import experiment, spec, sweep
+from lr_order_jax import experiment, placement, spec, sweep
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.models.arcsine_kernel import (
     FIT_RATES,
@@ -102,7 +102,7 @@ def test_the_memory_equals_the_sum_over_all_past_steps(values, noise):
     changes |= {"noise_init": (noise,), "noise_factor": (0.1,)}
     problem = spec.parse(values(**changes, flow_time_1=6.0, flow_time_2=16.0)).problem
     grid = sweep.make_grid(problem, (3,), ())
-    members = sweep.place_members(problem, grid, "scan", "vmap")
+    members = placement.place_members(problem, grid, "scan", "vmap")
     members.put(sweep.init_state(problem, grid), range(2))
     members.advance(0, 90)
     stats = members.fetch("stats")
@@ -132,7 +132,7 @@ def test_steps_taken_together_are_as_good_and_cost_less(values):
         assert problem.together([0.4, 0.02]).tolist() == [1, 8 if flow_step else 1]
         grid = sweep.make_grid(problem, (0,), ())
         steps = int(grid.hypers.phase_steps.sum(axis=-1).max())
-        members = sweep.place_members(problem, grid, "scan", "vmap")
+        members = placement.place_members(problem, grid, "scan", "vmap")
         members.put(sweep.init_state(problem, grid), range(2))
         members.advance(0, steps)
         ends.append((steps, members.fetch("stats"), members.measure(np.ones((1, 2), bool))))
@@ -160,7 +160,7 @@ def test_without_noise_nothing_is_forgotten(values):
     problem = spec.parse(values(noise_scale=(0.0,), eta_init=(0.2,), eta_2=(0.2,))).problem
     grid = sweep.make_grid(problem, (0,), ())
     assert grid.hypers.tau_xi is None
-    members = sweep.place_members(problem, grid, "scan", "vmap")
+    members = placement.place_members(problem, grid, "scan", "vmap")
     members.put(sweep.init_state(problem, grid), range(1))
     members.advance(0, 20)
     memory = members.fetch("stats")
@@ -189,7 +189,7 @@ def test_a_wide_network_follows_the_limit(values, tiny):
     ends = []
     for problem in (limit, net):
         grid = sweep.make_grid(problem, range(8), ())
-        members = sweep.place_members(problem, grid, "scan", "vmap")
+        members = placement.place_members(problem, grid, "scan", "vmap")
         members.put(sweep.init_state(problem, grid), range(2))
         members.advance(0, 800)
         ends.append(members.measure(np.ones((8, 2), bool)))

@@ -16,6 +16,7 @@ from lr_order_jax import (
     engine,
     experiment,
     fields,
+    placement,
     progress,
     results,
     spec,
@@ -439,7 +440,7 @@ def test_ways_to_map_members_agree(small):
     grid = sweep.make_grid(problem, (0,), small()["zipped"])
     state = sweep.init_state(problem, grid)
     for driving, mapping in (("dispatch", "loop"), ("dispatch", "unroll"), ("scan", "vmap")):
-        members = sweep.place_members(problem, grid, driving, mapping)
+        members = placement.place_members(problem, grid, driving, mapping)
         members.put(state, range(3))
         members.advance(0, 3)
         ends[mapping] = members.fetch("params")
@@ -457,7 +458,7 @@ def test_the_way_on_a_cpu_keeps_convolutions_out_of_loops_and_groups(small):
     assert jax.default_backend() == "cpu"
     assert parsed.ways == ("dispatch", "unroll")
     problem, grid = parsed.problem, sweep.make_grid(parsed.problem, (0,), small()["zipped"])
-    members = sweep.place_members(problem, grid, *parsed.ways)
+    members = placement.place_members(problem, grid, *parsed.ways)
     members.put(sweep.init_state(problem, grid), range(3))
     data = next(members._epochs(0, 1))[0][0]
     model = problem.init(jax.random.key(0))
@@ -510,7 +511,7 @@ def test_gradient_noise_moves_the_weights_of_a_network(small):
     single = {"eta_init": (0.01,), "rate_factor": (1.0,), "noise_init": (0.0,)}
     problem = spec.parse(small(**arms, **single, noise_factor=(1.0,))).problem
     grid = sweep.make_grid(problem, (0,), arms["zipped"])
-    members = sweep.place_members(problem, grid, "dispatch", "loop")
+    members = placement.place_members(problem, grid, "dispatch", "loop")
     members.put(sweep.init_state(problem, grid), range(2))
     members.advance(0, 1)
     kernel = members.fetch("params")["group3_block1"]["conv2"]["kernel"][0]

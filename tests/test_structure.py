@@ -17,6 +17,7 @@ FLOORS = [
     {"memory", "problem", "models", "data"},
     {"engine", "problems"},
     {"sweep"},
+    {"placement"},
     {"spec", "results", "checkpoint"},
     {"lemmas"},
     {"figures", "directory"},
@@ -57,7 +58,15 @@ def test_imports_run_one_way(path):
 
 
 def test_the_engine_and_the_algorithm_know_no_problem():
-    for name in ("engine", "algorithm", "sweep", "experiment", "results", "checkpoint"):
+    for name in (
+        "engine",
+        "algorithm",
+        "sweep",
+        "placement",
+        "experiment",
+        "results",
+        "checkpoint",
+    ):
         rooms = set(imported(PACKAGE / f"{name}.py"))
         assert not rooms & {"problems", "models"}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toy
 
-from lr_order_jax import algorithm, engine, fields, spec, sweep
+from lr_order_jax import algorithm, engine, fields, placement, spec, sweep
 from lr_order_jax.algorithm import Status, TrainState
 from lr_order_jax.fields import ConfigError
 
@@ -40,7 +40,7 @@ def fetch(members):
 
 def run(problem, steps, driving="scan", mapping="vmap", chunks=None, change=lambda s: s):
     grid, state = start(problem)
-    members = sweep.place_members(problem, grid, driving, mapping)
+    members = placement.place_members(problem, grid, driving, mapping)
     members.put(change(state), range(grid.shape[1]))
     t = 0
     for count in chunks or (steps,):
@@ -146,7 +146,7 @@ def test_what_is_put_on_the_device_is_fetched_again(problem, mapping):
         lambda leaf: (np.arange(leaf.size) + next(numbers)).reshape(leaf.shape).astype(leaf.dtype),
         state,
     )
-    members = sweep.place_members(problem, grid, "scan", mapping)
+    members = placement.place_members(problem, grid, "scan", mapping)
     members.put(state, (2, 0))
     for name in state._fields:
         assert_equal(members.fetch(name), sweep.take_columns(getattr(state, name), (2, 0)))
@@ -154,8 +154,8 @@ def test_what_is_put_on_the_device_is_fetched_again(problem, mapping):
 
 def test_members_stand_side_by_side_before_the_last_axis():
     """Then the products of all of them with the examples of a seed are one."""
-    assert [sweep.members_axis("vmap", ndim) for ndim in (2, 3, 4, 5)] == [1, 1, 2, 3]
-    assert [sweep.members_axis("map", ndim) for ndim in (2, 3, 4, 5)] == [1, 1, 1, 1]
+    assert [placement.members_axis("vmap", ndim) for ndim in (2, 3, 4, 5)] == [1, 1, 2, 3]
+    assert [placement.members_axis("map", ndim) for ndim in (2, 3, 4, 5)] == [1, 1, 1, 1]
 
 
 def test_chunk_length_is_irrelevant_bitwise(problem):
@@ -195,7 +195,7 @@ def test_batches_of_several_sizes_come_in_their_turn_however_chunks_are_cut(driv
     problem = Counting(toy.make(eta=(1.0, 2.0), lam=(0.0,)).fields, tau_0=0.0, tau_xi=None)
     grid, state = start(problem)
     for chunks in ((7,), (1, 2, 3, 1), (0, 2, 0, 5)):
-        members = sweep.place_members(problem, grid, driving, mapping)
+        members = placement.place_members(problem, grid, driving, mapping)
         members.put(state, range(2))
         t = 0
         for count in chunks:
@@ -237,7 +237,7 @@ def test_chunks_of_any_length_agree_bitwise_in_every_way(problem, driving, mappi
 def test_new_values_do_not_retrace(mapping):
     problem = toy.make(eta=(0.1, 0.2), lam=(0.0,))
     grid, state = start(problem)
-    members = sweep.place_members(problem, grid, "scan", mapping)
+    members = placement.place_members(problem, grid, "scan", mapping)
     traces = set()
     for eta, lam, steps in ((0.1, 0.0, 3), (0.3, 0.1, 5), (1.0, 0.2, 8)):
         values = toy.make(eta=(eta, 2 * eta), lam=(lam,), traces=problem.traces)
@@ -274,7 +274,7 @@ def test_a_nan_member_ends_alone(problem, mapping):
 @pytest.mark.parametrize(("driving", "mapping"), WAYS)
 def test_measure_evaluates_the_due_members_alone(problem, driving, mapping):
     grid, state = start(problem)
-    members = sweep.place_members(problem, grid, driving, mapping)
+    members = placement.place_members(problem, grid, driving, mapping)
     members.put(state, range(3))
     everyone = members.measure(np.ones((2, 3), bool))
     due = np.array([[False, True, False], [True, False, True]])
@@ -289,7 +289,7 @@ def test_evaluation_is_the_same_in_every_way(problem):
     grid, state = start(problem)
     values = []
     for driving, mapping in WAYS:
-        members = sweep.place_members(problem, grid, driving, mapping)
+        members = placement.place_members(problem, grid, driving, mapping)
         members.put(state, range(3))
         values.append(members.measure(np.ones((2, 3), bool)))
     for other in values[1:]:
@@ -302,7 +302,7 @@ def test_dropping_columns_leaves_the_others_as_they_are(problem, mapping):
     """Bit by bit where each member has products of its own. Where those of all columns are one, a
     sum may be made in another order: 20 steps then differ by a few roundings."""
     grid, state = start(problem)
-    members = sweep.place_members(problem, grid, "scan", mapping)
+    members = placement.place_members(problem, grid, "scan", mapping)
     members.put(state, range(3))
     members.advance(0, 20)
     host = fetch(members)

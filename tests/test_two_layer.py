@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lr_order_jax import algorithm, engine, fields, spec, sweep
+from lr_order_jax import algorithm, engine, fields, placement, spec, sweep
 from lr_order_jax.engine import Stream
 from lr_order_jax.problem import Data
 from lr_order_jax.problems import synthetic
@@ -111,7 +111,7 @@ def final_second_differences(tiny, representation, seeds):
     )  # fmt: skip
     problem = spec.parse(values).problem
     grid = sweep.make_grid(problem, seeds, ())
-    members = sweep.place_members(problem, grid, "scan", "vmap")
+    members = placement.place_members(problem, grid, "scan", "vmap")
     members.put(sweep.init_state(problem, grid), range(1))
     members.advance(0, 60)
     g = jax.vmap(problem.g_of_directions)(

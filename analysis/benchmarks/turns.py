@@ -65,11 +65,11 @@ def write_table(rows: Sequence[dict[str, Any]]) -> None:
 
 def placed(config: Any) -> tuple[Any, Any]:
     """The members of a config before the first step, on the device, and their state on the host."""
-    from lr_order_jax import spec, sweep
+    from lr_order_jax import placement, spec, sweep
 
     parsed = spec.parse(config)
     grid = sweep.make_grid(parsed.problem, parsed.seeds, parsed.common.zipped)
-    members = sweep.place_members(parsed.problem, grid, *parsed.ways)
+    members = placement.place_members(parsed.problem, grid, *parsed.ways)
     state = sweep.init_state(parsed.problem, grid)
     members.put(state, range(grid.shape[1]))
     return members, state
