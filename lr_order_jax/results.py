@@ -22,6 +22,7 @@ import xarray as xr
 
 from lr_order_jax import __version__
 from lr_order_jax.algorithm import Cause, Status
+from lr_order_jax.fields import in_one_line
 from lr_order_jax.problem import Variable
 from lr_order_jax.sweep import Axis
 
@@ -220,8 +221,23 @@ def write_json(value: Any, path: str | os.PathLike) -> None:
 
 
 def read_results(workdir: str | os.PathLike) -> xr.Dataset:
-    """The labelled arrays of a run's directory, in memory; the file is closed again."""
-    dataset, _ = read_with_digest(pathlib.Path(workdir) / "results.nc")
+    """The labelled arrays of a run's directory, in memory; the file is closed again.
+
+    Raises:
+      FileNotFoundError: if there are none yet.
+      PermissionError: if they may not be read.
+      ValueError: if they are damaged.
+    """
+    path = pathlib.Path(workdir) / "results.nc"
+    try:
+        dataset, told = read_with_digest(path)
+        is_whole = told == digest(dataset)
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged file makes HDF5 or xarray raise
+        raise ValueError(f"{path}: cannot be read ({in_one_line(error)})") from error
+    if not is_whole:
+        raise ValueError(f"{path}: does not match its digest")
     return dataset
 
 
