@@ -89,7 +89,7 @@ class _Run:
         self.problem = run_spec.problem
         shard = run_spec.how.shard
         self.grid = sweep.make_grid(self.problem, run_spec.seeds, run_spec.common.zipped, shard)
-        self.time = np.linspace(0.0, self.problem.horizon(), run_spec.common.num_records + 1)
+        self.time = np.linspace(0.0, self.problem.horizon(), run_spec.num_records + 1)
         self.time_per_step = self.problem.time_per_step(self.grid.hypers)
         self.members = placement.place_members(
             self.problem, self.grid, *run_spec.ways, run_spec.how.devices
