@@ -116,7 +116,7 @@ def _span(values: Sequence[float | None] | None) -> str:
 
 def _measured(run: StoredRun, of: str) -> Iterable[tuple[Table, Picture] | str]:
     """What `analysis.measure` has found in the directory of a run or a study, a table and a figure
-    each, or a line where a file cannot be shown; `of` stands before the names."""
+    each, or a line where a file cannot be shown; `of` says of what."""
     for path in sorted((run.workdir / "analysis").glob("*.nc")):
         try:
             measured = xr.load_dataset(path, engine="h5netcdf")
@@ -125,13 +125,12 @@ def _measured(run: StoredRun, of: str) -> Iterable[tuple[Table, Picture] | str]:
             reason = str(error).strip().split("\n")[0][:200]
             yield f"{path}: cannot be shown ({type(error).__name__}: {reason})"
             continue
-        name = f"{of}{path.stem.replace('_', ' ')}"
+        name = f"{path.stem.replace('_', ' ')}{of}"
         if older := _older(run, measured):
             name += f" ({older})"
-        shown = [
-            v.attrs["long_name"] for v in measured.data_vars.values() if "long_name" in v.attrs
-        ]
-        told = f"{results.title_of(measured)}: {'; '.join(shown)}"
+        found = measured.drop_vars(["time", "status"], errors="ignore").data_vars.values()
+        shown = [v.attrs["long_name"] for v in found if "long_name" in v.attrs]
+        told = f"{'; '.join(shown)} ({results.title_of(measured)})"
         titled = table._replace(title=f"{_capital(name)}: {table.title}")
         yield titled, _picture(figure, name, told)
 
@@ -181,7 +180,7 @@ def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
         pictures += _pictures(dataset, more, of)
     notes = []
     for at in (run, *run.programs) if is_study else (run,):
-        for found in _measured(at, "" if at is run else f"{at.workdir.name}: "):
+        for found in _measured(at, "" if at is run else f" of {at.workdir.name}"):
             if isinstance(found, str):
                 print(found)
                 notes.append(found)
