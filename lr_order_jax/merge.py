@@ -17,7 +17,6 @@ import xarray as xr
 
 from lr_order_jax import directory, figures, results
 from lr_order_jax.fields import ConfigError
-from lr_order_jax.results import TIME_UNITS
 from lr_order_jax.spec import difference
 from lr_order_jax.stored import StoredRun
 
@@ -45,7 +44,7 @@ def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.D
     parts = [_read(run) for run in runs]
     dims = [str(dim) for dim in parts[0]["status"].dims]
     what = _common(runs, parts, dims)
-    whole = join(parts, dims, [str(run.workdir) for run in runs])
+    whole = join(parts, dims)
     for dim in dims:
         for name in _fields_along(whole, dim):
             key = "seeds" if name == "seed" else name
@@ -126,78 +125,41 @@ def _fields_along(dataset: xr.Dataset, dim: str) -> list[str]:
     return [str(name) for name, c in dataset.coords.items() if c.dims == (dim,)]
 
 
-def _points(dataset: xr.Dataset, dim: str) -> list[tuple]:
-    """The points of a dimension, each the values of all its fields."""
-    columns = (dataset[name].values.tolist() for name in _fields_along(dataset, dim))
-    return list(zip(*columns, strict=True))
-
-
-def join(parts: Sequence[xr.Dataset], dims: Sequence[str], names: Sequence[str]) -> xr.Dataset:
-    """The labelled arrays of all members of parts with the same dimensions, seeds first.
+def join(parts: Sequence[xr.Dataset], dims: Sequence[str]) -> xr.Dataset:
+    """The labelled arrays of all members of parts with the same dimensions.
 
     Along a dimension the points stand in the order of the attribute `config`, where all parts have
     one config, else in the order in which the parts bring them.
 
     Args:
       dims: the dimensions of members.
-      names: what messages call the parts.
 
     Raises:
       ConfigError: if two parts disagree on a member, or members are missing.
     """
-    points = {
-        dim: list(dict.fromkeys(itertools.chain.from_iterable(_points(p, dim) for p in parts)))
-        for dim in dims
-    }
-    if len({part.attrs["config"] for part in parts}) == 1:
-        stored = json.loads(parts[0].attrs["config"])
-        for dim, found in points.items():
-            columns = [stored[n if n != "seed" else "seeds"] for n in _fields_along(parts[0], dim)]
-            order = list(zip(*columns, strict=True))
-            found.sort(key=order.index)
-    sizes = {dim: len(found) for dim, found in points.items()}
-    owner = np.full(list(sizes.values()), -1)
-    arrays = {
-        name: np.zeros([sizes.get(str(d), v.sizes[d]) for d in v.dims], v.dtype)
-        for name, v in parts[0].data_vars.items()
-    }
-    for i, part in enumerate(parts):
-        at = {dim: [points[dim].index(point) for point in _points(part, dim)] for dim in dims}
-        mine = np.ix_(*at.values())
-        both = owner[mine] >= 0
-        for name, values in part.data_vars.items():
-            # Dimensions of members stand first.
-            of_members = [str(dim) for dim in values.dims if dim in sizes]
-            index = np.ix_(*(at[dim] for dim in of_members))
-            known = both.any(axis=tuple(dims.index(d) for d in dims if d not in of_members))
-            before, now = arrays[name][index], values.values
-            if not np.array_equal(before[known], now[known], equal_nan=now.dtype.kind == "f"):
-                other = names[int(owner[mine][both].max())]
-                raise ConfigError(f"{names[i]}: its {name} differs from that of {other}")
-            arrays[name][index] = now
-        owner[mine] = i
-    if np.any(owner < 0):
+    try:
+        whole = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="override")
+    except xr.MergeError as error:
+        told = str(error).partition(" on objects")[0]
+        raise ConfigError(f"parts disagree on members that both have: {told}") from None
+    except ValueError:  # an index cannot tell points apart
+        told = "an axis holds a value twice (zipped with others), such parts cannot be merged"
+        raise ConfigError(told) from None
+    is_one_config = len({part.attrs["config"] for part in parts}) == 1
+    asked = json.loads(parts[0].attrs["config"]) if is_one_config else {}
+    for dim in dims:
+        brought = itertools.chain.from_iterable(part[dim].values.tolist() for part in parts)
+        order = asked.get("seeds" if dim == "seed" else dim) or list(dict.fromkeys(brought))
+        whole = whole.reindex({dim: order})
+    absent = whole["status"].isnull()
+    if absent.any():
         missing = [
-            ", ".join(
-                f"{field} = {value:g}" if not isinstance(value, str) else f"{field} = {value}"
-                for dim, k in zip(dims, index, strict=True)
-                for field, value in zip(_fields_along(parts[0], dim), points[dim][k], strict=True)
-            )
-            for index in np.argwhere(owner < 0)
+            ", ".join(f"{dim} = {whole[dim].values[k]}" for dim, k in zip(dims, index, strict=True))
+            for index in np.argwhere(absent.values)
         ]
         told = "; ".join(results.first_of(missing, MOST_TOLD, "members"))
         raise ConfigError(f"members are missing: {told}")
-    coords: dict[str, Any] = {}
-    for dim in dims:
-        for k, name in enumerate(_fields_along(parts[0], dim)):
-            values = np.asarray([point[k] for point in points[dim]], parts[0][name].dtype)
-            coords[name] = (dim, values, parts[0][name].attrs)
-    clock = results.clock_of(parts[0])
-    rest = {name: c for name, c in parts[0].coords.items() if name not in coords}
-    whole = xr.Dataset(
-        {n: (v.dims, arrays[n], v.attrs) for n, v in parts[0].data_vars.items()},
-        {"seed": coords.pop("seed"), clock: rest.pop(clock), **coords, **rest},
-        parts[0].attrs,
-    )
+    for name, variable in parts[0].variables.items():  # an outer join makes floats of integers
+        whole[name] = whole[name].astype(variable.dtype).assign_attrs(variable.attrs)
     whole.attrs.pop("shard", None)
-    return whole
+    return whole.transpose(*dims, ...)
