@@ -253,7 +253,7 @@ def reading(workdir: str | os.PathLike) -> Iterator[Checkpoints]:
     """
     directory = pathlib.Path(workdir) / "checkpoints"
     if not directory.is_dir():
-        raise NoCheckpoint(f"{directory} does not exist")
+        raise NoCheckpoint(f"{directory} is not a directory")
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
     try:

@@ -75,6 +75,9 @@ def read_whole_config(workdir: pathlib.Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text())
         parts = {"what": dict(stored["what"]), "sessions": list(stored["sessions"])}
+        parts |= {"how": dict(stored.get("how", {})), "programs": list(stored.get("programs", ()))}
+        if not all(isinstance(name, str) for name in parts["programs"]):
+            raise TypeError("a program is named by a string")
         return {**stored, **parts}
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{path}: is not a readable config.json; restore or remove it") from None

@@ -55,9 +55,9 @@ def test_records_are_one_an_epoch_unless_they_are_set(name):
     assert unset["num_records"] == unset["epochs"] == 3
     config.num_records = 2
     assert spec.parse(config).what == unset | {"num_records": 2}
-    with pytest.raises(ConfigError, match="config.num_records = 2000000: must be a whole number"):
+    with pytest.raises(ConfigError, match=r"config\.num_records = 2000000: must be a whole number"):
         spec.parse(dict(load_config(name, "smoke").items()) | {"epochs": 2_000_000})
-    with pytest.raises(ConfigError, match="config.num_records is not set: only a time in epochs"):
+    with pytest.raises(ConfigError, match=r"config\.num_records is not set: only a time in epochs"):
         spec.parse(dict(load_config("sweep", "smoke").items()) | {"num_records": None})
 
 
