@@ -15,6 +15,10 @@ from typing import Any, TypeVar
 Section = TypeVar("Section")
 
 
+FLOAT32 = 1e-38, 1e38
+"""Magnitudes of numbers that the programs can hold; their squares fit into the host's float64."""
+
+
 class ConfigError(ValueError):
     """A wrong configuration or input, told in one plain line."""
 
@@ -175,6 +179,9 @@ def _one(name: str, value: Any, rule: Rule) -> Any:
         raise ConfigError(f"config.{name} = {value!r}: must be printable text")
     if not rule.allows(value):
         raise wrong
+    if rule.kind is float and value != 0 and not FLOAT32[0] <= abs(value) <= FLOAT32[1]:
+        low, high = FLOAT32
+        raise ConfigError(f"config.{name} = {value!r}: must be 0 or {low:g} to {high:g} in size")
     return value
 
 

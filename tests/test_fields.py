@@ -54,6 +54,8 @@ def test_a_section_is_coerced():
         ("width", 2**40),
         ("rate", 0.0),
         ("rate", math.nan),
+        ("rate", 1e300),
+        ("rate", 1e-300),
         ("rate", math.inf),
         ("rate", "0.1"),
         ("rate", 10**400),
