@@ -15,10 +15,12 @@ from typing import Any
 
 from conftest import COMPILATION_CACHE, ROOT
 
-from lr_order_jax import verify
+from lr_order_jax import checkpoint, verify
 
 SWEEP = ("--config=configs/sweep.py:smoke", "--config.num_records=3")
 PATCHES = ("--config=configs/patch_cifar.py:smoke",)
+GROUPS = (*SWEEP, "--config.eta_init=0.2,0.1,0.05", "--config.group_size=1", "--config.mapping=map")
+STUDY = (*SWEEP, "--config.d=10,20")
 OFTEN = "--config.checkpoint_every=0.0"  # after each chunk
 BY_SIGNAL = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
 
@@ -112,9 +114,13 @@ def assert_whole(run: Run) -> None:
     if (run.workdir / "config.json").exists():
         assert verify.verify(run.workdir).wrong == []
     renamed = [line.split()[-1] for line in run.changes[:-1] if line.startswith("os.rename")]
-    written = [int(p.name) for p in map(pathlib.Path, renamed) if p.parent.name == "checkpoints"]
-    if written:
-        assert committed(run.workdir)[-1] >= written[-1]
+    written = {p.parent.parent: int(p.name) for p in map(pathlib.Path, renamed) if is_step(p)}
+    for folder, step in written.items():  # the newest of each program
+        assert committed(folder)[-1] >= step
+
+
+def is_step(path: pathlib.Path) -> bool:
+    return path.parent.name == "checkpoints" and path.name.isdigit()
 
 
 def finish(server: Server, arguments, workdir: pathlib.Path) -> Run:
@@ -127,6 +133,15 @@ def finish(server: Server, arguments, workdir: pathlib.Path) -> Run:
     return run
 
 
-def files(workdir: pathlib.Path) -> dict[str, bytes]:
-    """What must be equal, bit for bit."""
-    return {name: (workdir / name).read_bytes() for name in ("results.nc", "metrics.jsonl")}
+def files(workdir: pathlib.Path) -> dict[str, Any]:
+    """What must be equal, bit for bit: results and metrics, of a study those of all programs, and
+    the digest of each array of the newest checkpoints."""
+    found: dict[str, Any] = {
+        str(path.relative_to(workdir)): path.read_bytes()
+        for name in ("results.nc", "metrics.jsonl")
+        for path in workdir.rglob(name)
+    }
+    for path in workdir.rglob("checkpoints"):
+        _, meta = checkpoint.restore(path.parent)
+        found[str(path.relative_to(workdir))] = meta["step"], meta["digests"]
+    return found

@@ -9,8 +9,9 @@ the imports are saved. On stdin come requests, a JSON object a line; on stdout g
 
 stdout and stderr of a run go to FILE.out and FILE.err; FILE gets a line for each operation of
 Python's that changes a file of DIR. The fault, if any, happens right before the operation of
-number "at" (from 1): {"kill": SECONDS} kills the process so much later, {"error": ERRNO} fails it
-and all that follow. {"bytes": N} is a limit on the size of any file.
+number "at" (from 1), counted among those in whose line "of" stands: {"kill": SECONDS} kills the
+process so much later, with "begun" right after it has opened the file, which is empty then;
+{"error": ERRNO} fails it and all that follow. {"bytes": N} is a limit on the size of any file.
 """
 
 import json
@@ -38,23 +39,27 @@ def is_change(event: str, arguments: tuple) -> bool:
 def install(workdir: str, log: str, fault: dict) -> None:
     """Logs each change of a file in the workdir, and lets the fault happen."""
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    count = 0
+    count, is_ours = 0, False
 
     def kill() -> None:
         time.sleep(fault["kill"])
         os.kill(os.getpid(), signal.SIGKILL)
 
     def hook(event: str, arguments: tuple) -> None:
-        nonlocal count
-        if not is_change(event, arguments):
+        nonlocal count, is_ours
+        if is_ours or not is_change(event, arguments):
             return
         paths = [os.fsdecode(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)]
         if not paths or workdir not in paths[0]:
             return
-        count += 1
-        os.write(out, f"{event} {' '.join(paths)}\n".encode())
+        line = f"{event} {' '.join(paths)}"
+        count += fault.get("of", "") in line
+        os.write(out, f"{line}\n".encode())
         at = fault.get("at", sys.maxsize)
         if "kill" in fault and count == at:
+            if fault.get("begun"):
+                is_ours = True
+                open(paths[0], "wb").close()
             if fault["kill"]:
                 threading.Thread(target=kill, daemon=True).start()
             else:
