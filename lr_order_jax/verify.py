@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from lr_order_jax import checkpoint, directory, results, spec
+from lr_order_jax import checkpoint, directory, experiment, results, spec
 from lr_order_jax.algorithm import Status
 from lr_order_jax.fields import ConfigError, in_one_line
 from lr_order_jax.sweep import Axis
@@ -216,6 +216,9 @@ def _checkpoints(
                 continue
             if told:
                 report.wrong.append(f"checkpoint of step {step}: is of another config: {told}")
+            if meta.get("format") != experiment.FORMAT:
+                told = "is of another version of lr_order_jax, which alone continues it"
+                report.found.append(f"checkpoint of step {step}: {told}")
             newest = found
             whole.append(step)
     if whole:

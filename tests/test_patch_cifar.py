@@ -433,6 +433,23 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(small, tmp_path, monkeypatch,
     assert checkpoint.restore(tmp_path / "parts", step=3)[1]["time"] == pytest.approx(1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mapping", ["loop", "unroll"])
+def test_an_arm_that_diverges_leaves_the_others_as_they_are(small, tmp_path, mapping):
+    """Not a bit of their records, weights, velocities and running statistics differs."""
+    rates = small()["eta_init"]
+    run(small(mapping=mapping), tmp_path / "calm")
+    wild = run(small(mapping=mapping, eta_init=(1e30, *rates[1:])), tmp_path / "wild")
+    np.testing.assert_array_equal(wild["status"], [[Status.DIVERGED] + [Status.COMPLETED] * 2])
+    calm = results.read_results(tmp_path / "calm")
+    for name in (name for name in calm.data_vars if "arm" in calm[name].dims):
+        np.testing.assert_array_equal(calm[name][:, 1:], wild[name][:, 1:])
+    ends = [checkpoint.restore(tmp_path / name)[0] for name in ("calm", "wild")]
+    of_others = [jax.tree.map(lambda leaf: leaf[:, 1:], end) for end in ends]
+    jax.tree.map(np.testing.assert_array_equal, *of_others)
+    assert not all(np.isfinite(leaf[:, 0]).all() for leaf in jax.tree.leaves(ends[1]["params"]))
+
+
 def test_ways_to_map_members_agree(small):
     """After three steps; float32 sums in another order, which a network without much depth keeps
     small."""

@@ -399,8 +399,12 @@ def test_checkpoints_that_a_live_run_removes_are_not_wrong(folder, monkeypatch):
 
 def test_checkpoints_of_another_version_are_told(folder, tiny, monkeypatch):
     """--check compares what it knows of; a run refuses to continue."""
+    told = "is of another version of lr_order_jax, which alone continues it"
+    assert not any(told in line for line in verify.verify(folder).found)
     monkeypatch.setattr(experiment, "FORMAT", experiment.FORMAT + 1)
-    assert verify.verify(folder).wrong == []
+    report = verify.verify(folder)
+    assert report.wrong == []
+    assert any(told in line for line in report.found)
     values = tiny(keep_at=(0.0, 5.0))
     with pytest.raises(ConfigError, match="are of another version of lr_order_jax; give a new"):
         experiment.run(spec.parse(values), folder)

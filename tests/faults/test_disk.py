@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 import pytest
-from faulty import OFTEN, SWEEP, Run, assert_whole, files, finish, servers
+from faulty import OFTEN, PATCHES, SWEEP, Run, assert_whole, files, finish, servers
 
 pytestmark = pytest.mark.slow
 
@@ -37,13 +37,13 @@ def assert_told(run: Run, status: int) -> None:
     assert_whole(run)
 
 
-def fail_and_finish(server, workdir, fault):
+def fail_and_finish(server, workdir, fault, arguments=ARGUMENTS):
     """A run that fails, and then one that does not. Whether the first failed."""
-    run = Run(server, ARGUMENTS, workdir, **fault)
+    run = Run(server, arguments, workdir, **fault)
     status = run.wait()
     if status:
         assert_told(run, status)
-    finish(server, ARGUMENTS, workdir)
+    finish(server, arguments, workdir)
     return status != 0
 
 
@@ -153,7 +153,7 @@ def missing(path):
     path.unlink()
 
 
-def damage_and_finish(server, whole, workdir, name, damage):
+def damage_and_finish(server, whole, workdir, name, damage, arguments=ARGUMENTS):
     """A run that was cut off, the same file of its newest checkpoint damaged, and the rest of it.
 
     Returns:
@@ -164,7 +164,7 @@ def damage_and_finish(server, whole, workdir, name, damage):
     steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
     newest = workdir / "checkpoints" / str(steps[-1])
     damage(newest / name)
-    run = Run(server, ARGUMENTS, workdir)
+    run = Run(server, arguments, workdir)
     assert run.wait() == 0, run.told
     assert "Traceback" not in run.told
     if f"checkpoint of step {steps[-1]}: " in run.told:
@@ -172,6 +172,12 @@ def damage_and_finish(server, whole, workdir, name, damage):
         assert (workdir / "damaged_checkpoints" / str(steps[-1])).is_dir()
         return True
     return False
+
+
+# Any change of these is noticed. Of the blocks in arrays/ocdbt.process_0 some are read; the rest
+# are Orbax's notes for itself.
+NOTICED = ("arrays/_METADATA", "arrays/manifest.ocdbt", "arrays/d/*", "meta/metadata")
+SOME_NOTICED = "arrays/ocdbt.process_0/d/*"
 
 
 @pytest.mark.parametrize("damage", [truncated, flipped, missing])
@@ -183,8 +189,32 @@ def test_every_file_of_the_newest_checkpoint(pool, whole, tmp_path, damage, reco
         pool.submit(damage_and_finish, folder, tmp_path / f"run{i}", name, damage)
         for i, name in enumerate(names)
     ]
-    noticed = [each.result() for each in waiting]
+    pairs = zip(names, waiting, strict=True)
+    noticed = {name for name, each in pairs if each.result()}
     for i in range(len(names)):
         assert files(tmp_path / f"run{i}") == files(folder)
-    assert sum(noticed) >= 2
+    for pattern in NOTICED:
+        of_pattern = {name for name in names if name.match(pattern)}
+        assert of_pattern
+        assert of_pattern <= noticed, pattern
+    assert any(name.match(SOME_NOTICED) for name in noticed)
     record_property("faults: damaged newest checkpoints", len(names))
+
+
+def test_the_wide_resnet_on_a_full_disk_and_with_a_damaged_checkpoint(
+    pool, tmp_path, record_property
+):
+    arguments, whole = (*PATCHES, OFTEN), tmp_path / "whole"
+    changes = pool.submit(finish, arguments, whole).result().changes
+    newest = max((whole / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    largest = max(newest.rglob("*"), key=lambda p: p.stat().st_size).relative_to(newest)
+    full = {"at": len(changes) // 2, "error": errno.ENOSPC}
+    waiting = [
+        pool.submit(fail_and_finish, tmp_path / "full", full, arguments),
+        pool.submit(damage_and_finish, whole, tmp_path / "damaged", largest, flipped, arguments),
+    ]
+    assert all(each.result() for each in waiting)
+    for name in ("full", "damaged"):
+        assert files(tmp_path / name) == files(whole)
+    record_property("faults: full disks", 1)
+    record_property("faults: damaged newest checkpoints", 1)

@@ -1,6 +1,9 @@
 """A fuzz of what is stored: reading it gives what was written or one line, and executes nothing."""
 
+import contextlib
 import json
+import pathlib
+import pickle
 import random
 import shutil
 import subprocess
@@ -179,6 +182,48 @@ except RuntimeError:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == ["read", "refused"], done.stderr
+
+
+class Marks:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <function File.close")
+def test_a_pickle_in_the_place_of_a_file_is_not_executed(whole, tmp_path):
+    mark, folder = tmp_path / "executed", shutil.copytree(whole, tmp_path / "run")
+    pickled = pickle.dumps(Marks(mark))
+    pickle.loads(pickled)
+    assert mark.exists()  # it would
+    mark.unlink()
+    data = tmp_path / "cifar10.npz"
+    objects = np.array([Marks(mark)] * 4, dtype=object)
+    np.savez(data, digest="", **dict.fromkeys(cifar10.Images._fields, objects))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        cifar10.load(None, data)
+    step = checkpoint.stored_steps(folder)[-1]
+    newest = folder / "checkpoints" / str(step)
+    for path in sorted(p for p in newest.rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        path.write_bytes(pickled)
+        with contextlib.suppress(ValueError):  # not each file is read
+            checkpoint.restore(folder, step)
+        path.write_bytes(content)
+    for name in ("config.json", "results.nc", "metrics.jsonl"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(pickled)
+        try:
+            assert verify.verify(folder).wrong
+        except ConfigError as error:
+            one_line(error)
+        (folder / name).write_bytes(content)
+    assert not mark.exists()
+    assert verify.verify(folder).wrong == []
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <function File.close")
