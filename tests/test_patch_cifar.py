@@ -384,7 +384,7 @@ def test_a_run_follows_the_contract(small, tmp_path):
     assert ds.attrs["dataset"] == "procedural"
     assert ds["train_right"].dims == ("seed", "arm", "epoch", "example")
     np.testing.assert_allclose(ds["train_right"].mean("example"), ds["train_accuracy"], atol=1e-6)
-    assert results.first_learned(ds).dims == ("seed", "arm", "example")
+    assert results.first_learned(ds)[0].dims == ("seed", "arm", "example")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3 * 4
     last = json.loads(lines[-1])
