@@ -9,7 +9,7 @@ Variants  (none)   the problem of configs/sweep.py
           smoke    seconds, no effect
 Expected  See the README. The lemmas speak of orders of magnitude, and of a setting that no computer
           can hold (see the audit that is printed before the run).
-Time      2.5 minutes on 2 cores (10 members, 32,000 steps of the smallest rate)
+Time      3 minutes on 2 cores (10 members, 32,000 steps of the smallest rate)
 Command   python -m lr_order_jax.main --config=configs/lemmas.py --workdir=DIR
           python -m analysis.lemmas DIR     (the table)
           python -m analysis.figure2 DIR    (the network around the circle in the plane of Q)
