@@ -3,7 +3,7 @@
     python -m analysis.effect DIR
 
 For runs of configs/sweep.py, configs/patch_cifar.py and configs/cifar.py (published or small). Exit
-status 1 if a promise is missed.
+status 1 if a promise is missed, 2 if the run cannot be judged, as where it is not finished.
 """
 
 import pathlib
@@ -107,12 +107,15 @@ def main(folder: pathlib.Path) -> int:
     problem = dataset.attrs["problem"]
     if problem not in PROMISES:
         raise ValueError(f"nothing is promised of {problem}")
+    if not dataset.attrs["complete"]:
+        raise ValueError("is not finished: what is promised is of its end")
     promises, needed = PROMISES[problem]
     try:
         with np.errstate(all="ignore"):  # a NaN or infinity is a number like any other here
             measured = promises(dataset)
     except (KeyError, ValueError):
         raise ValueError(needed) from None
+    print(f"{results.title_of(dataset)}, {dataset.sizes['seed']} seeds")
     missed = 0
     for promise in measured:
         holds = promise.measured > promise.least

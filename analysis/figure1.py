@@ -2,8 +2,8 @@
 
     python -m analysis.figure1 DIR
 
-DIR is a run of configs/cifar.py. Writes DIR/figures/figure1.png, .pdf and .md, with the paper's
-statements beside what the run measured.
+DIR is a run of configs/cifar.py, without patches. Writes DIR/figures/figure1.png, .pdf and .md,
+with the paper's statements beside what the run measured.
 """
 
 import pathlib
@@ -17,7 +17,8 @@ from lr_order_jax import figures, load, results
 
 
 def jump(dataset: xr.Dataset, arm: str) -> np.ndarray:
-    """Clean accuracy of an arm two epochs after its first annealing, less that at it: (seeds,)."""
+    """Clean accuracy of an arm two epochs after its first annealing, less that at it: (seeds,).
+    NaN until the run has come so far."""
     of_arm = dataset.sel(arm=arm)
     annealed = float(of_arm["annealed_at"].min())
     if np.isnan(annealed):
@@ -28,29 +29,35 @@ def jump(dataset: xr.Dataset, arm: str) -> np.ndarray:
 
 
 def first_behind(dataset: xr.Dataset) -> float:
-    """The first epoch from which on the small rate's mean clean accuracy is below the large's."""
-    mean = dataset["clean_accuracy"].mean("seed")
+    """The first epoch from which on the small rate's mean clean accuracy is below the large's, of
+    those recorded; NaN if there is none."""
+    mean = dataset["clean_accuracy"].sel(arm=["small", "large"]).mean("seed").dropna("epoch")
     ahead = (mean.sel(arm="small") >= mean.sel(arm="large")).values
     last = int(np.flatnonzero(ahead)[-1]) if ahead.any() else -1
-    return float(dataset["epoch"].values[last + 1]) if last + 1 < len(ahead) else np.nan
+    return float(mean["epoch"].values[last + 1]) if last + 1 < len(ahead) else np.nan
 
 
 def compared(dataset: xr.Dataset) -> list[Compared]:
     end = 100 * results.final(dataset, "clean_accuracy")
     difference = (end.sel(arm="large") - end.sel(arm="small")).values
     annealed = float(dataset["annealed_at"].sel(arm="large").min())
-    points = results.with_error(difference)
+    when = "not yet" if np.isnan(annealed) else f"after {annealed:g} epochs"
+    behind = first_behind(dataset)
     return [
-        Compared("final clean accuracy, large less small rate", "above 0", f"{points} points"),
+        Compared(
+            "final clean accuracy, large less small rate",
+            "above 0",
+            script.with_unit(difference, "points"),
+        ),
         Compared(
             "clean accuracy of the large rate, two epochs after annealing less at it",
             "a jump",
-            f"{results.with_error(jump(dataset, 'large'), 100)} points",
+            script.with_unit(100 * jump(dataset, "large"), "points"),
         ),
         Compared(
-            f"epoch from which on the small rate is behind (annealing: after {annealed:g} epochs)",
+            f"epoch from which on the small rate is behind (annealing: {when})",
             "after annealing",
-            f"{first_behind(dataset):g}",
+            "-" if np.isnan(behind) else f"{behind:g}",
         ),
     ]
 
@@ -60,6 +67,7 @@ def main(folder: pathlib.Path) -> int:
     dataset = run.dataset
     if not {"large", "small"} <= set(dataset.get("arm", xr.DataArray([])).values.tolist()):
         raise ValueError("must be a run of configs/cifar.py, with the arms large and small")
+    script.refuse_patches(dataset)
     draw = lambda: figures.accuracy(dataset)  # noqa: E731
     script.paper_figure(run, "figure1", draw, script.PAGE, compared(dataset))
     return 0

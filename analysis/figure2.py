@@ -3,8 +3,10 @@
     python -m analysis.figure2 DIR
 
 DIR is a run of `two_layer` with planar V and with checkpoints kept by `keep_at`, as of
-configs/lemmas.py. Members of one checkpoint are at the same step, at different flow times. The
-first seed is drawn. Writes DIR/figures/figure2.png, .pdf and .md.
+configs/lemmas.py; of a study, the directory of one of its programs. Members of one checkpoint have
+different flow times: those that are trained together are at the same step, those of other groups
+before their first or after their last. The first seed is drawn. Writes DIR/figures/figure2.png,
+.pdf and .md.
 """
 
 import pathlib
@@ -14,21 +16,15 @@ import numpy as np
 from analysis import script
 from analysis.script import Compared
 from lr_order_jax import figures, load, results
+from lr_order_jax.algorithm import TrainState
 from lr_order_jax.problems.two_layer import TwoLayer
 from lr_order_jax.stored import StoredRun
 
 ANGLES = np.linspace(-0.6, 0.6, 601)
 
 
-def outputs(run: StoredRun, step: int) -> np.ndarray:
-    """g of all members on the unit circle in the plane of Q, (S, H, len(ANGLES)), at a checkpoint.
-
-    Raises:
-      ValueError: if V is not planar.
-    """
-    if not isinstance(run.problem, TwoLayer) or run.problem.fields.v_representation != "planar":
-        raise ValueError("must be one run of two_layer with v_representation = 'planar'")
-    state = run.checkpoints[step].state
+def outputs(state: TrainState) -> np.ndarray:
+    """g of all members on the unit circle in the plane of Q, (S, H, len(ANGLES)); V is planar."""
     v, u = state.params["V"], state.stats["v"]
     before = np.cos(ANGLES)[:, None] * v["z"][:, :, None]
     before = before + np.sin(ANGLES)[:, None] * v["zeta"][:, :, None]
@@ -36,17 +32,23 @@ def outputs(run: StoredRun, step: int) -> np.ndarray:
 
 
 def curves_of(run: StoredRun):
-    """The curves of `figures.around_the_circle`: each algorithm at each checkpoint."""
+    """The curves of `figures.around_the_circle`: each algorithm at each checkpoint.
+
+    Raises:
+      ValueError: if V is not planar.
+    """
+    if not isinstance(run.problem, TwoLayer) or run.problem.fields.v_representation != "planar":
+        raise ValueError("must be a run of two_layer with v_representation = 'planar'")
     columns = results.columns_of(run.dataset)
     curves = []
     drawn: dict = {}  # times of the last curves: a member that has ended is drawn once
-    for step, stored in run.checkpoints.items():
-        g = outputs(run, step)
+    for stored in run.checkpoints.still_there():
+        g = outputs(stored.state)
         for name, of_name in results.the_two_algorithms(run.dataset).items():
             for h in (columns.index(column) for column in of_name[:1]):
                 time = float(stored.time[0, h])
                 if drawn.get(name) != time:
-                    curves.append((name, f"flow time {time:.0f}", ANGLES, g[0, h]))
+                    curves.append((name, time, ANGLES, g[0, h]))
                 drawn[name] = time
     return curves
 
@@ -58,11 +60,16 @@ def main(folder: pathlib.Path) -> int:
         raise ValueError("must hold a member of Algorithm 1 or 2 and a checkpoint")
     r = run.problem.fields.r
     rows = []
-    for name, label, angles, g in curves:
+    for name, time, angles, g in curves:
         here = [float(np.interp(at, angles, g)) for at in (-np.arctan(r), 0.0, np.arctan(r))]
         signs = f"{here[0]:+.2f}, {here[1]:+.2f}, {here[2]:+.2f}"
-        rows.append(Compared(f"g at z - zeta, z, z + zeta, {name} at {label}", "-, +, -", signs))
-    draw = lambda: figures.around_the_circle(r, curves)  # noqa: E731
+        rows.append(
+            Compared(
+                f"g at z - zeta, z, z + zeta, {name} at flow time {time:.0f}", "-, +, -", signs
+            )
+        )
+    title = f"{results.title_of(run.dataset)}, seed {run.grid.seeds[0]}"
+    draw = lambda: figures.around_the_circle(r, curves, title)  # noqa: E731
     script.paper_figure(run, "figure2", draw, script.PAGE, rows)
     return 0
 

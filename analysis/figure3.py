@@ -3,7 +3,8 @@
     python -m analysis.figure3 DIR
 
 DIR is a run of configs/patch_cifar.py. Writes DIR/figures/figure3.png, .pdf and .md, with the
-paper's statements (section 6 and appendix H.2) beside what the run measured.
+paper's statements (section 6 and appendix H.2) beside what the run measured. "Before annealing" is
+one time for all arms, just before the first of them is annealed.
 """
 
 import pathlib
@@ -31,9 +32,9 @@ def compared(dataset: xr.Dataset) -> list[Compared]:
         for when, values in at.items():
             accuracy = values(f"{group}_accuracy")
             for arm in dataset["arm"].values.tolist():
-                ours = results.with_error(accuracy.sel(arm=arm).values, 100, 1)
+                ours = script.with_unit(100 * accuracy.sel(arm=arm), "%", 1)
                 paper = said.get((group, arm, when), "-")
-                rows.append(Compared(f"accuracy on {what} {when}, {arm}", paper, f"{ours} %"))
+                rows.append(Compared(f"accuracy on {what} {when}, {arm}", paper, ours))
     return rows
 
 

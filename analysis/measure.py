@@ -4,18 +4,22 @@
 
 NAME is one of the functions below. Each takes a run (`lr_order_jax.load(DIR)`) and returns labelled
 arrays with dimensions `checkpoint` (its step), `seed` and those of the run's axes, and the variable
-`time`, at which each member then was: members of one checkpoint are at the same step, at different
-flow times. The command prints the last checkpoint's, means over seeds with standard errors, writes
-DIR/analysis/NAME.nc and draws DIR/figures/NAME.png. Nothing is trained, and a run that is not
-finished is measured up to its newest checkpoint.
+`time`, at which each member then was. The members of one checkpoint that are trained together are
+at the same step, at different flow times; those of other groups (`group_size`) are before their
+first step or after their last. The command prints the last checkpoint's, means over seeds with
+standard errors, writes DIR/analysis/NAME.nc and draws DIR/figures/NAME.png; what options make
+another measurement stands in the name. Nothing is trained, and a run that is not finished is
+measured up to its newest checkpoint. Of a study, DIR is the directory of one of its programs.
 """
 
 import argparse
 import ast
 import dataclasses
 import json
+import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,7 +48,7 @@ def _models(checkpoint: Checkpoint) -> Model:
 
 def _along(
     run: StoredRun,
-    steps: Sequence[int] | None,
+    checkpoints: Iterable[Checkpoint],
     measure: Callable[[Checkpoint], Mapping[str, Any]],
     variables: Mapping[str, Variable],
     coords: Mapping[str, Sequence[Any]] | None = None,
@@ -53,16 +57,17 @@ def _along(
 
     Members that have diverged are NaN.
     """
-    steps, grid, clock = _steps(run, steps), run.grid, run.problem.clock
+    grid, clock = run.grid, run.problem.clock
     rows: dict[str, list[Any]] = {name: [] for name in ("time", "status", *variables)}
-    for step in steps:
-        checkpoint = run.checkpoints[step]
+    found_at = []
+    for checkpoint in checkpoints:
+        found_at.append(checkpoint.step)
         found = {**measure(checkpoint), "time": checkpoint.time, "status": checkpoint.state.status}
         for name, row in rows.items():
             row.append(np.asarray(found[name]))
     dims = ["checkpoint", *run.member_dims]
-    shape = [len(steps), len(grid.seeds), *(len(axis) for axis in grid.axes)]
-    at: dict[str, Any] = {"checkpoint": steps, "seed": list(grid.seeds), **(coords or {})}
+    shape = [len(found_at), len(grid.seeds), *(len(axis) for axis in grid.axes)]
+    at: dict[str, Any] = {"checkpoint": found_at, "seed": list(grid.seeds), **(coords or {})}
     for axis in grid.axes:
         at |= {field: (axis.name, list(values)) for field, values in axis.values.items()}
     told = {"time": Variable(clock.replace("_", " "), results.TIME_UNITS[clock]), **variables}
@@ -80,8 +85,12 @@ def _along(
     dataset["status"] = (dims[1:], status[-1])
     what = run.config["what"]
     of_data = {"dataset": what["dataset"]} if "dataset" in what else {}
-    config = json.dumps(what, sort_keys=True)
-    return dataset.assign_attrs(problem=what["problem"], config=config, **of_data)
+    return dataset.assign_attrs(
+        problem=what["problem"],
+        config=json.dumps(what, sort_keys=True),
+        complete=np.int32(run.complete),
+        **of_data,
+    )
 
 
 def _of_members(run: StoredRun, of_member: Callable) -> Callable[[Checkpoint], Any]:
@@ -90,19 +99,26 @@ def _of_members(run: StoredRun, of_member: Callable) -> Callable[[Checkpoint], A
     return lambda checkpoint: mapped(run.data, _models(checkpoint))
 
 
-def _steps(run: StoredRun, steps: Sequence[int] | None) -> list[int]:
-    """The checkpoints asked for, or all.
-
-    Raises:
-      ValueError: if there is none, or not one of those.
-    """
+def _check_steps(run: StoredRun, option: str, steps: Sequence[int]) -> None:
+    """Raises ValueError if one of these is not the step of a checkpoint, or there is none."""
     there = list(run.checkpoints)
     if not there:
         raise ValueError("has no checkpoint yet")
-    for step in steps or ():
+    for step in steps:
         if step not in there:
-            raise ValueError(f"--steps: {step} is none of {', '.join(map(str, there))}")
-    return sorted(steps) if steps else there
+            raise ValueError(f"{option}: {step} is none of {', '.join(map(str, there))}")
+
+
+def _checkpoints(
+    run: StoredRun, steps: Sequence[int] | None, after: int = -1
+) -> Iterator[Checkpoint]:
+    """The checkpoints asked for, or all that are still there after a step, oldest first.
+
+    Raises:
+      ValueError: if there is none, or not one of those asked for.
+    """
+    _check_steps(run, "--steps", steps or ())
+    return run.checkpoints.still_there(sorted(set(steps)) if steps else None, after)
 
 
 def _needs_weights(run: StoredRun) -> None:
@@ -140,7 +156,15 @@ def evaluation(
     mapped = run.mapped(lambda data, hypers, model: evaluate(data, hypers.task, model))
     of_seeds = data_of_seeds(grid)
     numbers = {name: v for name, v in problem.variables.items() if not v.over}
-    return _along(run, steps, lambda at: mapped(of_seeds, _models(at)), numbers)
+    dataset = _along(
+        run, _checkpoints(run, steps), lambda at: mapped(of_seeds, _models(at)), numbers
+    )
+    if changed:
+        told = ", ".join(f"{name} = {value}" for name, value in changed.items())
+        dataset.attrs |= {"changed": json.dumps(changed), "variant": f"evaluated with {told}"}
+        if "dataset" in dataset.attrs:
+            dataset.attrs["dataset"] = problem.fields.dataset
+    return dataset
 
 
 def _changed(run: StoredRun, changed: Mapping[str, Any]) -> Any:
@@ -158,8 +182,8 @@ def _changed(run: StoredRun, changed: Mapping[str, Any]) -> Any:
 def wrong_patch(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
     """Clean test images that bear the whole patch of a wrong class: which of the two is believed?
 
-    The class is the true one moved by 1 to 9, drawn once a seed with the patches of the mixed test
-    images.
+    The class is the true one moved by 1 to 9, drawn once a seed by a stream of its own; the patches
+    are those of the mixed test images.
 
     Raises:
       ValueError: for a run without patches.
@@ -170,13 +194,12 @@ def wrong_patch(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Datase
     size = min(problem.fields.num_test, EVALUATION_BATCH)
 
     @jax.jit
-    def batch_of(data: Data, start):
+    def batch_of(data: Data, key, start):
         own = data.own
         rows = start + jnp.arange(size)
         counts = rows < problem.fields.num_test
         rows = jnp.minimum(rows, problem.fields.num_test - 1)
         labels = data.shared.test_labels[rows].astype(jnp.int32)
-        key = jax.random.fold_in(jax.random.key(0), jnp.sum(own.alone_labels))
         shift = jax.random.randint(jax.random.fold_in(key, start), (size,), 1, 10)
         wrong = (labels + shift) % 10
         draws = jax.tree.map(lambda leaf: leaf[rows], own.test)
@@ -194,8 +217,8 @@ def wrong_patch(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Datase
 
     starts = range(0, problem.fields.num_test, size)
 
-    def of_member(data, hypers, model):
-        sums = [sums_of(batch_of(data, jnp.int32(i)), model) for i in starts]
+    def of_member(of_seed, hypers, model):
+        sums = [sums_of(batch_of(*of_seed, jnp.int32(i)), model) for i in starts]
         right, wrong = sum(sums) / problem.fields.num_test
         return {"accuracy_under_wrong_patch": right, "wrong_patch_believed": wrong}
 
@@ -205,7 +228,11 @@ def wrong_patch(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Datase
         ),
         "wrong_patch_believed": Variable("share of these taken for the class of the patch"),
     }
-    return _along(run, steps, _of_members(run, of_member), variables)
+    keys = [engine.stream_key(key, engine.Stream.ANALYSIS) for key in run.grid.keys]
+    of_seeds, mapped = list(zip(run.data, keys, strict=True)), run.mapped(of_member)
+    return _along(
+        run, _checkpoints(run, steps), lambda at: mapped(of_seeds, _models(at)), variables
+    )
 
 
 def activations(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
@@ -214,6 +241,9 @@ def activations(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Datase
     `active`: share of activations above 0. `effective_rank`: exp of the entropy of the normalised
     singular values (Roy and Vetterli 2007) of the matrix of activations, examples by units,
     averaged over pixels where a layer has any.
+
+    Where examples have the Q pattern alone, as V's in `two_layer`, they are the three directions z,
+    z + zeta and z - zeta, each once: three rows, and an effective rank of at most 3.
 
     Raises:
       ValueError: if the problem shows no activations.
@@ -248,7 +278,9 @@ def activations(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Datase
         "active": Variable("share of activations above 0", over=over),
         "effective_rank": Variable("effective rank of the activations", over=over),
     }
-    return _along(run, steps, _of_members(run, of_member), variables, {"layer": layers})
+    return _along(
+        run, _checkpoints(run, steps), _of_members(run, of_member), variables, {"layer": layers}
+    )
 
 
 def norms(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
@@ -287,7 +319,13 @@ def norms(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
     names = list(told)[: 4 if has_signal else 2]
     variables = {name: Variable(told[name], over=over) for name in names}
     mapped = run.mapped(of_member)
-    return _along(run, steps, lambda at: mapped(starts, _models(at)), variables, {"block": blocks})
+    return _along(
+        run,
+        _checkpoints(run, steps),
+        lambda at: mapped(starts, _models(at)),
+        variables,
+        {"block": blocks},
+    )
 
 
 def interpolation(
@@ -299,61 +337,98 @@ def interpolation(
 ) -> xr.Dataset:
     """Losses and errors on the straight line from a checkpoint's weights to others', and barriers.
 
-    Running statistics are interpolated as the weights are. The second layer u is the same for the
-    members of a seed.
+    Running statistics of batch normalisation are interpolated as the weights are, not computed anew
+    at each place: between the ends they are not those of the network there, and a barrier can be
+    theirs alone. The second layer u is the same for the members of a seed.
 
     Args:
-      steps: where the lines end; all later ones.
-      start: the checkpoint from which all lines start; the oldest. Ignored with `to`.
+      steps: where the lines end; all after `start`.
+      start: the checkpoint from which all lines start; the oldest. Not with `to`.
       to: index of a column of members (C order of the axes): the lines lead from each member to the
         one of the same seed in this column, at the same checkpoint.
       points: on each line, ends included.
 
     Returns:
-      The recorded variables along `t` from 0 to 1, and `barrier`: max over t of the training loss
-      above the straight line between its ends.
+      The recorded losses, errors and accuracies along `t` from 0 to 1, and `barrier`: max over t of
+      the training loss above the straight line between its ends.
     """
     _needs_weights(run)
     if points < 2:
         raise ValueError(f"--points: {points}, must be at least 2")
-    steps = _steps(run, steps)
     if to is None:
-        start = steps[0] if start is None else start
-        _steps(run, [start])
-        steps = [step for step in steps if step != start]
-        if not steps:
-            raise ValueError("has one checkpoint, a line needs two")
-    elif not 0 <= to < len(run.grid.members):
-        raise ValueError(f"--to: {to}, must be from 0 to {len(run.grid.members) - 1}")
+        origin = _origin(run, steps, start)
+        checkpoints = _checkpoints(run, steps, origin.step)
+        leads = f"on lines from step {origin.step}"
+        ends = f"t (0: step {origin.step}, 1: the checkpoint)"
+    else:
+        if start is not None:
+            raise ValueError(f"--start: {start}, must not be given with --to")
+        if not 0 <= to < len(run.grid.members):
+            raise ValueError(f"--to: {to}, must be from 0 to {len(run.grid.members) - 1}")
+        origin, checkpoints = None, _checkpoints(run, steps)
+        column = _told(run, to)
+        leads, ends = f"on lines to {column}", f"t (0: the member, 1: that of {column})"
     over = (("t", points),)
     numbers = {
         name: Variable(v.long_name, v.units, over)
         for name, v in run.problem.variables.items()
-        if not v.over
+        if not v.over and any(word in name for word in ("loss", "error", "accuracy"))
     }
     told = "largest training loss on the line, above the straight line between its ends"
     variables = numbers | {"barrier": Variable(told)}
     t = np.linspace(0.0, 1.0, points)
     evaluate = engine.make_evaluate(run.problem, run.spec.ways.driving)
     mapped = run.mapped(lambda data, hypers, model: evaluate(data, hypers.task, model))
-    origin = None if start is None else _models(run.checkpoints[start])
+    moves = False  # whether the running statistics of some line's ends differ
 
     def line(checkpoint: Checkpoint) -> dict[str, Any]:
+        nonlocal moves
         here = _models(checkpoint)
-        if to is None:
-            begin, end = origin, here
+        if origin is not None:
+            begin, end = _models(origin), here
         else:
             begin, end = here, jax.tree.map(lambda a: np.broadcast_to(a[:, [to]], a.shape), here)
+        moves |= not all(map(np.array_equal, *map(jax.tree.leaves, (begin.stats, end.stats))))
         on_line = [mapped(run.data, _between(begin, end, share)) for share in t]
         along = {name: np.stack([v[name] for v in on_line], axis=-1) for name in numbers}
         loss = along["train_loss"]
-        straight = loss[..., :1] * (1 - t) + loss[..., -1:] * t
-        return along | {"barrier": np.max(loss - straight, axis=-1)}
+        with np.errstate(invalid="ignore"):  # a loss can be infinite
+            straight = loss[..., :1] * (1 - t) + loss[..., -1:] * t
+            return along | {"barrier": np.max(loss - straight, axis=-1)}
 
-    dataset = _along(run, steps, line, variables, {"t": list(t)})
-    leads = f"to the column {to} of the same checkpoint" if to is not None else f"from step {start}"
-    dataset.attrs["line"] = leads
+    dataset = _along(run, checkpoints, line, variables, {"t": list(t)})
+    dataset["t"].attrs["long_name"] = ends
+    dataset.attrs["variant"] = leads
+    if moves:
+        dataset.attrs["remark"] = (
+            "Running statistics are interpolated as the weights are, not computed anew: losses "
+            "between the ends, and barriers, can be theirs alone."
+        )
     return dataset
+
+
+def _origin(run: StoredRun, steps: Sequence[int] | None, start: int | None) -> Checkpoint:
+    """Where lines between checkpoints start.
+
+    Raises:
+      ValueError: if there is no such checkpoint, or none later at which they could end.
+    """
+    _check_steps(run, "--start", () if start is None else (start,))
+    origin = next(run.checkpoints.still_there(None if start is None else [start]))
+    for step in steps or ():
+        if step <= origin.step:
+            told = "--start" if start is not None else "the oldest,"
+            raise ValueError(f"--steps: {step}, must be after {told} {origin.step}")
+    if origin.step == max(run.checkpoints):
+        raise ValueError(f"has no checkpoint after step {origin.step}, a line needs two")
+    return origin
+
+
+def _told(run: StoredRun, column: int) -> str:
+    """A column of members by the values of its axes."""
+    index = np.unravel_index(column, [len(axis) for axis in run.grid.axes])
+    pairs = zip(run.grid.axes, index, strict=True)
+    return ", ".join(f"{axis.name} = {axis.values[axis.name][i]}" for axis, i in pairs)
 
 
 def _between(start: PyTree, end: PyTree, share: float) -> PyTree:
@@ -362,7 +437,8 @@ def _between(start: PyTree, end: PyTree, share: float) -> PyTree:
             return a
         return ((1 - share) * a + share * b).astype(a.dtype)
 
-    return jax.tree.map(mix, start, end)
+    with np.errstate(invalid="ignore", over="ignore"):  # members that have diverged
+        return jax.tree.map(mix, start, end)
 
 
 def sharpness(
@@ -383,10 +459,18 @@ def sharpness(
 
     Returns:
       `sharpness`, `rate_times_sharpness` with the rate of the member's next step (2 is the edge of
-      stability of plain gradient descent), and `sharpness_error`: the norm of the residual, a bound
-      on the distance to the nearest eigenvalue.
+      stability of plain gradient descent), and `sharpness_error`: |H v - sharpness v| of the unit
+      vector v found, from one product more; a bound on the distance to the nearest eigenvalue. NaN
+      for a member whose weights, or products, are not finite.
+
+    Raises:
+      ValueError: for no iterations, or a tolerance that is negative or not finite.
     """
     _needs_weights(run)
+    if iterations < 1:
+        raise ValueError(f"--iterations: {iterations}, must be at least 1")
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"--tolerance: {tolerance:g}, must be a finite number, 0 or more")
     of_hessian, of_phases = _hessian(run), np.asarray(run.grid.hypers.rates)
 
     def at(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -398,9 +482,9 @@ def sharpness(
     variables = {
         "sharpness": Variable("largest eigenvalue of the Hessian of the training loss"),
         "rate_times_sharpness": Variable("learning rate times the largest eigenvalue"),
-        "sharpness_error": Variable("norm of the residual of the eigenvalue"),
+        "sharpness_error": Variable("norm of the residual |H v - sharpness v| of the eigenvector"),
     }
-    return _along(run, steps, at, variables)
+    return _along(run, _checkpoints(run, steps), at, variables)
 
 
 def _hessian(run: StoredRun) -> Callable:
@@ -473,37 +557,54 @@ def _hessian(run: StoredRun) -> Callable:
 
 
 def _lanczos(product: Callable, state: Any, iterations: int, tolerance: float):
-    """Largest eigenvalue and its residual, (S, H) each, of symmetric matrices given by their
-    products with vectors (S, H, P)."""
+    """Largest eigenvalue and the norm of its residual, (S, H) each, of symmetric matrices given by
+    their products with vectors (S, H, P). NaN where the weights or a product are not finite."""
     leaves = [leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(state.params)]
     grid, size = leaves[0].shape[:2], sum(leaf.shape[-1] for leaf in leaves)
+    finite = np.all([np.isfinite(leaf).all(axis=-1) for leaf in leaves], axis=0)
+
+    def times(v):
+        """The product, with zeros for members that are not finite."""
+        nonlocal finite
+        w = np.asarray(product(v), np.float64)
+        finite = finite & np.isfinite(w).all(axis=-1)
+        return np.where(finite[..., None], w, 0.0)
+
     v = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     v = np.broadcast_to(v / np.linalg.norm(v), (*grid, size))
     basis: list[np.ndarray] = []
     small = np.zeros((*grid, iterations, iterations))  # the tridiagonal matrices
-    top, error = np.full(grid, np.nan), np.full(grid, np.nan)
     for k in range(min(iterations, size)):
         basis.append(v)
-        w = np.asarray(product(v), np.float64)
+        w = times(v)
         small[..., k, k] = np.sum(w * v, axis=-1)
         for _ in range(2):  # once leaves what rounding has put back
             for q in basis:
                 w -= np.sum(w * q, axis=-1, keepdims=True) * q
         beta = np.linalg.norm(w, axis=-1)
+        small[~finite] = 0.0
         values, vectors = np.linalg.eigh(small[..., : k + 1, : k + 1])
-        top, error = values[..., -1], beta * np.abs(vectors[..., -1, -1])
-        if np.all(error <= tolerance * np.abs(top)) or np.all(beta == 0):
+        left = beta * np.abs(vectors[..., -1, -1])  # the residual, but for rounding
+        if np.all((left <= tolerance * np.abs(values[..., -1])) | ~finite) or np.all(beta == 0):
             break
         if k + 1 < iterations:
             small[..., k, k + 1] = small[..., k + 1, k] = beta
         v = (w / np.maximum(beta, 1e-30)[..., None]).astype(np.float32)
-    return top, error
+    v = sum(q * vectors[..., i, -1:] for i, q in enumerate(basis))
+    v = (v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-30)).astype(np.float32)
+    w = times(v)
+    top = np.sum(w * v, axis=-1)
+    error = np.linalg.norm(w - top[..., None] * v, axis=-1)
+    return np.where(finite, top, np.nan), np.where(finite, error, np.nan)
 
 
 def first_learned(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
-    """The epoch of the first record at which each training example was right; NaN if it never was.
+    """The epochs at which each training example was first right, and from which on it stayed right.
 
-    From the results of a run with record_examples = "yes": there is no dimension `checkpoint`.
+    `first_learned` counts chance hits; `learned_for_good` is the first record from which on the
+    example was right at all records made. NaN where there is none. Record 0, the initial weights,
+    does not count. From the results of a run with record_examples = "yes": there is no dimension
+    `checkpoint`.
 
     Raises:
       ValueError: for a run without.
@@ -512,14 +613,22 @@ def first_learned(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Data
         raise ValueError("--steps: first_learned is of the whole run")
     if "train_right" not in run.dataset:
         raise ValueError("must have been run with --config.record_examples=yes")
-    epoch, recorded = results.first_learned(run.dataset), run.dataset
+    recorded = run.dataset
+    first, for_good = results.first_learned(recorded)
     told = {
-        "first_learned": (epoch, "epoch at which the example was first right", "epochs"),
-        "median_epoch": (epoch.median("example"), "median of these, of examples learned", "epochs"),
-        "learned": (epoch.notnull().mean("example"), "share of examples that were ever right", "1"),
+        "first_learned": (first, "epoch at which the example was first right", "epochs"),
+        "learned_for_good": (for_good, "epoch from which on the example was right", "epochs"),
     }
+    for epoch, of, median, share in (
+        (first, "ever right", "median_epoch", "learned"),
+        (for_good, "right to the end", "median_epoch_for_good", "right_to_the_end"),
+    ):
+        told[median] = (epoch.median("example"), f"median epoch, of examples {of}", "epochs")
+        counted = epoch.notnull().mean("example").where(recorded["status"] != Status.DIVERGED)
+        told[share] = (counted, f"share of examples {of}", "1")
     found = {n: v.assign_attrs(long_name=name, units=unit) for n, (v, name, unit) in told.items()}
-    return xr.Dataset(found | {"status": recorded["status"]}, attrs=recorded.attrs)
+    taken = {"steps_taken": int(recorded["steps_taken"].sum())}
+    return xr.Dataset(found | {"status": recorded["status"]}, attrs=recorded.attrs | taken)
 
 
 MEASURES: Mapping[str, Callable[..., xr.Dataset]] = {
@@ -544,15 +653,23 @@ def _assignment(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def _step_list(text: str) -> tuple[int, ...]:
+    """STEP,..."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, must be steps, as 100 or 100,200") from None
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis.measure", allow_abbrev=False)
+    parser = script.Parser(prog="python -m analysis.measure", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, function in MEASURES.items():
-        told = (function.__doc__ or "").split("\n\n")[0]
-        command = commands.add_parser(name, help=" ".join(told.split()), description=told)
+        told = function.__doc__ or ""
+        first = " ".join(told.split("\n\n")[0].split())
+        command = commands.add_parser(name, help=first, description=told)
         command.add_argument("folder", type=pathlib.Path, metavar="DIR")
-        number = lambda text: tuple(int(part) for part in text.split(","))  # noqa: E731
-        command.add_argument("--steps", type=number, help="checkpoints, by step; all")
+        command.add_argument("--steps", type=_step_list, help="checkpoints, by step; all")
         if name == "evaluation":
             command.add_argument("--changed", type=_assignment, nargs="+", metavar="FIELD=VALUE")
         if name == "interpolation":
@@ -565,14 +682,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def file_name(name: str, options: Mapping[str, Any]) -> str:
+    """NAME of a measurement's files, and what of its options makes it another measurement."""
+    told = dict(options.get("changed") or {})
+    told |= {key: options[key] for key in ("start", "to") if options.get(key) is not None}
+    parts = ",".join(f"{key}={value}" for key, value in told.items())
+    return "-".join([name, re.sub(r"[^\w.=,+-]+", "_", parts)]) if parts else name
+
+
 def main(folder: pathlib.Path, name: str, options: Mapping[str, Any]) -> int:
     measured = MEASURES[name](load(folder), **options)
     results.print_table(results.measured_table(measured))
     (folder / "analysis").mkdir(exist_ok=True)
-    path = folder / "analysis" / f"{name}.nc"
+    stem = file_name(name, options)
+    path = folder / "analysis" / f"{stem}.nc"
     results.write_results(measured, path)
     print(f"measured: {path}")
-    script.save_figure(figures.measured(measured), folder, name)
+    script.save_figure(figures.measured(measured), folder, stem)
     return 0
 
 

@@ -5,10 +5,9 @@
 Holds what ran, the audit of the theory's assumptions, the tables, the figures, what
 `analysis.measure` has found, and curves of all members that can be zoomed, hovered and switched.
 DIR is the directory of a run or a study, finished or not; FILE is by default the first one's
-report.html. Nothing is trained.
+report.html. Nothing is trained. What was measured at checkpoints older than the newest is marked.
 """
 
-import argparse
 import base64
 import html
 import io
@@ -16,6 +15,7 @@ import itertools
 import json
 import os
 import pathlib
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ import xarray as xr
 from analysis import script
 from lr_order_jax import __version__, figures, lemmas, load, results
 from lr_order_jax.results import Table
+from lr_order_jax.stored import StoredRun
 
 PANELS = 4
 MOST_IN_KEY = 24  # members whose colour is told above the panels; hovering tells all
@@ -41,15 +42,21 @@ SHOWN_FIRST = (
 )
 """Variables in the panels when the report is opened, those that there are."""
 
+WIDEST_LABEL = 40  # characters on a line beside a panel
+
 DASHES = ("solid", "dashed", "dotted", "dotdash")
 
 
 class Picture(NamedTuple):
     """A figure as it stands in the page."""
 
-    name: str
+    name: str  # with what it is of, where that is not the whole directory
     source: str  # a data URL
-    alt: str
+    told: str  # what it shows
+
+    @property
+    def alt(self) -> str:
+        return f"{_capital(self.name)}: {self.told}"
 
 
 class Part(NamedTuple):
@@ -64,20 +71,25 @@ class Part(NamedTuple):
     audit_of: str
     tables: list[Table]
     pictures: list[Picture]
+    notes: list[str]
     links: list[tuple[str, str]]
     dataset: xr.Dataset
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _picture(figure: Any, name: str, told: str | None) -> Picture:
     content = io.BytesIO()
     figure.savefig(content, dpi=110, format="png")
     encoded = base64.b64encode(content.getvalue()).decode()
-    alt = " ".join((told or name).split("\n\n")[0].split())
-    return Picture(name.replace("_", " "), f"data:image/png;base64,{encoded}", alt)
+    text = _capital(" ".join((told or name).split("\n\n")[0].split()))
+    return Picture(name.replace("_", " "), f"data:image/png;base64,{encoded}", text)
 
 
-def _pictures(dataset: xr.Dataset, names: Iterable[str]) -> Iterable[Picture]:
-    """The figures that these results can show."""
+def _pictures(dataset: xr.Dataset, names: Iterable[str], of: str = "") -> Iterable[Picture]:
+    """The figures that these results can show; `of` is what they are of, if that is to be told."""
     for name in names:
         function = figures.FIGURES[name]
         try:
@@ -85,7 +97,7 @@ def _pictures(dataset: xr.Dataset, names: Iterable[str]) -> Iterable[Picture]:
         except (KeyError, ValueError, IndexError) as error:
             print(f"figure {name}: not drawn ({type(error).__name__}: {error})")
             continue
-        yield _picture(figure, name, function.__doc__)
+        yield _picture(figure, name + of, function.__doc__)
 
 
 def _text(value: Any) -> str:
@@ -100,6 +112,36 @@ def _span(values: Sequence[float | None] | None) -> str:
         return "-"
     low, high = (f"{value:.3g}" for value in values)
     return low if low == high else f"{low} to {high}"
+
+
+def _measured(run: StoredRun, of: str) -> Iterable[tuple[Table, Picture] | str]:
+    """What `analysis.measure` has found in the directory of a run or a study, a table and a figure
+    each, or a line where a file cannot be shown; `of` says of what."""
+    for path in sorted((run.workdir / "analysis").glob("*.nc")):
+        try:
+            measured = xr.load_dataset(path, engine="h5netcdf")
+            table, figure = results.measured_table(measured), figures.measured(measured)
+        except Exception as error:  # whatever a file that is not one of ours makes HDF5 raise
+            reason = str(error).strip().split("\n")[0][:200]
+            yield f"{path}: cannot be shown ({type(error).__name__}: {reason})"
+            continue
+        name = f"{path.stem.replace('_', ' ')}{of}"
+        if older := _older(run, measured):
+            name += f" ({older})"
+        found = measured.drop_vars(["time", "status"], errors="ignore").data_vars.values()
+        shown = [v.attrs["long_name"] for v in found if "long_name" in v.attrs]
+        told = f"{'; '.join(shown)} ({results.title_of(measured)})"
+        titled = table._replace(title=f"{_capital(name)}: {table.title}")
+        yield titled, _picture(figure, name, told)
+
+
+def _older(run: StoredRun, measured: xr.Dataset) -> str:
+    """Says how far what was measured lies behind the run; "" if it does not."""
+    if "checkpoint" in measured.dims:
+        last, newest = int(measured["checkpoint"].max()), max(run.checkpoints, default=0)
+        return f"older: up to step {last}, the newest checkpoint is {newest}" * (last < newest)
+    behind = measured.attrs.get("steps_taken", 0) < int(run.dataset["steps_taken"].sum())
+    return "older: the run has gone on since" * behind
 
 
 def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
@@ -131,17 +173,20 @@ def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
     names = [*(problem.study_figures if is_study else problem.figures)]
     if "lemmas" in names:
         tables.append(lemmas.lemma_table(dataset))
-    if is_study:
-        names += [name for name in problem.figures if name not in names]
     pictures = list(_pictures(dataset, names))
-    for path in sorted((folder / "analysis").glob("*.nc")):
-        measured = xr.load_dataset(path, engine="h5netcdf")
-        table = results.measured_table(measured)
-        tables.append(table._replace(title=f"{path.stem.replace('_', ' ')}: {table.title}"))
-        shown = [
-            v.attrs["long_name"] for v in measured.data_vars.values() if "long_name" in v.attrs
-        ]
-        pictures.append(_picture(figures.measured(measured), path.stem, "; ".join(shown)))
+    if is_study:  # the joined results at the first value of each field
+        of = f" of {config['programs'][0]} (the first of {len(config['programs'])} programs)"
+        more = [name for name in problem.figures if name not in names]
+        pictures += _pictures(dataset, more, of)
+    notes = []
+    for at in (run, *run.programs) if is_study else (run,):
+        for found in _measured(at, "" if at is run else f" of {at.workdir.name}"):
+            if isinstance(found, str):
+                print(found)
+                notes.append(found)
+            else:
+                tables.append(found[0])
+                pictures.append(found[1])
     title = folder.resolve().name
     files = ("results.nc", "metrics.jsonl", "config.json", "checkpoints", "analysis")
     there = [name for name in files if (folder / name).exists()]
@@ -152,7 +197,8 @@ def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
     audit = audited.config.get("audit", [])
     audit_of = f"{title}/{audited.workdir.name} (the first program)" if is_study else title
     return Part(
-        title, folder, state, facts, fields, audit, audit_of, tables, pictures, links, dataset
+        title, folder, state, facts, fields, audit, audit_of, tables, pictures, notes, links,
+        dataset,
     )  # fmt: skip
 
 
@@ -258,10 +304,10 @@ axis.axis_label = told[picked.value]
 """
 
 
-def _page_of_curves(parts: Sequence[Part]) -> tuple[str, str, str]:
-    """Bokeh's resources, the script and the element of the panels with their switches."""
+def _page_of_curves(parts: Sequence[Part]) -> tuple[str, str, str, list[str]]:
+    """Bokeh's resources, the script, and the elements of the switches and of each panel."""
     from bokeh.embed import components
-    from bokeh.layouts import column, gridplot, row
+    from bokeh.layouts import column, row
     from bokeh.models import CDSView, ColumnDataSource, CustomJS, HoverTool, IndexFilter
     from bokeh.models.widgets import CheckboxButtonGroup, Div, RadioButtonGroup, Select
     from bokeh.plotting import figure
@@ -284,14 +330,15 @@ def _page_of_curves(parts: Sequence[Part]) -> tuple[str, str, str]:
     names = [name for name in SHOWN_FIRST if name in lines.told]
     names += [name for name in lines.told if name not in names]
     options: list[Any] = [(name, lines.told[name]) for name in names]
+    of_axis = {name: textwrap.fill(told, WIDEST_LABEL) for name, told in lines.told.items()}
     shared = None
     panels: list[Any] = []
     for first in names[:PANELS]:
         x_range: dict[str, Any] = {} if shared is None else {"x_range": shared}
         panel: Any = figure(
-            width=560, height=330, tools="pan,box_zoom,wheel_zoom,reset,save",
-            active_drag="box_zoom", x_axis_label=clock.replace("_", " "),
-            y_axis_label=lines.told[first], output_backend="canvas", **x_range,
+            height=330, sizing_mode="stretch_width", tools="pan,box_zoom,wheel_zoom,reset,save",
+            toolbar_location=None, active_drag="box_zoom", x_axis_label=clock.replace("_", " "),
+            y_axis_label=of_axis[first], output_backend="canvas", **x_range,
         )  # fmt: skip
         shared = panel.x_range
         drawn = panel.multi_line(
@@ -300,10 +347,10 @@ def _page_of_curves(parts: Sequence[Part]) -> tuple[str, str, str]:
         )  # fmt: skip
         tips = [("", "@label"), (clock.replace("_", " "), "$data_x"), ("value", "$data_y")]
         panel.add_tools(HoverTool(renderers=[drawn], tooltips=tips, line_policy="nearest"))
-        picked = Select(value=first, options=options, title="variable")
-        turn = {"lines": [drawn], "axis": panel.yaxis[0], "told": lines.told, "picked": picked}
+        picked = Select(value=first, options=options, title="variable", sizing_mode="stretch_width")
+        turn = {"lines": [drawn], "axis": panel.yaxis[0], "told": of_axis, "picked": picked}
         picked.js_on_change("value", CustomJS(args=turn, code=TURN))
-        panels.append(column(picked, panel))
+        panels.append(column(picked, panel, sizing_mode="stretch_width"))
     each = RadioButtonGroup(labels=["mean and standard error", "each seed"], active=0)
     boxes = {
         axis: CheckboxButtonGroup(labels=values, active=list(range(len(values))))
@@ -319,14 +366,10 @@ def _page_of_curves(parts: Sequence[Part]) -> tuple[str, str, str]:
         row(Div(text=html.escape(axis), width=110), box, sizing_mode="stretch_width")
         for axis, box in boxes.items()
     ]
-    layout = column(
-        *switches,
-        Div(text="&emsp;".join(of_key[:MOST_IN_KEY]), sizing_mode="stretch_width"),
-        gridplot([panels[i : i + 2] for i in range(0, len(panels), 2)], toolbar_location=None),
-    )
-    made, element = components(layout)
+    key = Div(text="&emsp;".join(of_key[:MOST_IN_KEY]), sizing_mode="stretch_width")
+    made, elements = components((column(*switches, key, sizing_mode="stretch_width"), *panels))
     resources = Resources(mode="inline", components=["bokeh", "bokeh-widgets"])
-    return resources.render(), made, element
+    return resources.render(), made, elements[0], list(elements[1:])
 
 
 def report(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
@@ -342,15 +385,15 @@ def report(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     clocks = {results.clock_of(part.dataset) for part in parts}
     if len(clocks) > 1:
         raise ValueError("some have epochs, some flow times: they cannot stand side by side")
-    resources, made, element = _page_of_curves(parts)
+    resources, made, switches, panels = _page_of_curves(parts)
     here = pathlib.Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["span"] = _span
     page = environment.get_template("report.html.j2").render(
-        parts=parts, resources=resources, script=made, element=element, version=__version__,
-        same_fields=_same_fields(parts),
+        parts=parts, resources=resources, script=made, switches=switches, panels=panels,
+        version=__version__, same_fields=_same_fields(parts),
     )  # fmt: skip
     results.write_aside(out, lambda aside: aside.write_text(page))
 
@@ -362,7 +405,7 @@ def _same_fields(parts: Sequence[Part]) -> set[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.report", allow_abbrev=False)
+    parser = script.Parser(prog="python -m analysis.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--out", type=pathlib.Path, help="FILE.html; the first DIR's report.html")
     given = parser.parse_args()

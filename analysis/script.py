@@ -1,10 +1,13 @@
 """What the scripts share: directories in, one line and exit status 2 where they cannot serve."""
 
+import argparse
 import functools
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
+
+import xarray as xr
 
 from lr_order_jax import figures, results
 from lr_order_jax.checkpoint import NoCheckpoint
@@ -17,6 +20,18 @@ COLUMN, PAGE = 3.25, 6.75
 SMALL_TYPE: Any = {"font.size": 8.0, "lines.linewidth": 1.1, "pdf.fonttype": 42}
 
 
+class Parser(argparse.ArgumentParser):
+    """A command line that is wrong gives one line."""
+
+    def __init__(self, **named: Any):
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(allow_abbrev=False, formatter_class=raw, **named)
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (--help tells more)", file=sys.stderr)
+        sys.exit(2)
+
+
 class Compared(NamedTuple):
     """What the paper says of a quantity, and what a run measured."""
 
@@ -26,13 +41,20 @@ class Compared(NamedTuple):
 
 
 def paper_figure(
-    run: StoredRun, name: str, draw: Callable[[], Any], width: float, compared: Sequence[Compared]
+    run: StoredRun,
+    name: str,
+    draw: Callable[[], Any],
+    width: float,
+    compared: Sequence[Compared],
+    remark: str = "",
 ) -> None:
     """Writes figures/NAME.png, NAME.pdf and NAME.md of a run's directory.
 
     Args:
       draw: () -> the figure; it is brought to the width with its proportions.
-      compared: stands in NAME.md, with the command that made the data, and is printed.
+      compared: stands in NAME.md, with the command that made the data and what they are, and is
+        printed.
+      remark: stands below.
     """
     import matplotlib
 
@@ -48,14 +70,27 @@ def paper_figure(
             write = functools.partial(figure.savefig, dpi=300, format=form, **dated)
             results.write_aside(path, write)
             print(f"figure: {path}")
-    lines = [f"Data: `{run.command}`", ""]
+    lines = [f"Data: {results.title_of(run.dataset)}, by `{run.command}`", ""]
     if not run.dataset.attrs["complete"]:
         lines += ["The run is not finished.", ""]
     rows = [Compared("quantity", "paper", "this run"), Compared("---", "---", "---"), *compared]
     lines += [f"| {' | '.join(row)} |" for row in rows]
+    lines += ["", remark] if remark else []
     text = "\n".join(lines) + "\n"
     results.write_aside(folder / f"{name}.md", lambda aside: aside.write_text(text))
     print(text, end="")
+
+
+def with_unit(values: Any, unit: str, digits: int = 2) -> str:
+    """Mean over seeds +- its standard error and the unit, as text; "-" if there is none."""
+    told = results.with_error(values, digits=digits)
+    return told if told == "-" else f"{told} {unit}"
+
+
+def refuse_patches(dataset: xr.Dataset) -> None:
+    """Raises ValueError for a run with patches, where the paper speaks of plain CIFAR-10."""
+    if "patch_accuracy" in dataset:
+        raise ValueError("must be a run without patches, as of configs/cifar.py")
 
 
 def save_figure(figure: Any, folder: pathlib.Path, name: str) -> None:
@@ -68,11 +103,16 @@ def save_figure(figure: Any, folder: pathlib.Path, name: str) -> None:
 
 def run(usage: str, count: int, body: Callable[..., int]) -> None:
     """Calls body(directory, ...) with the arguments of the command line and exits with its status,
-    as `told` does."""
-    folders = [pathlib.Path(argument) for argument in sys.argv[1:]]
-    if len(folders) != count:
-        print(f"usage: {usage}", file=sys.stderr)
-        sys.exit(2)
+    as `told` does.
+
+    Args:
+      usage: a command; its last `count` words are the names of directories.
+    """
+    words = usage.split()
+    parser = Parser(prog=" ".join(words[:-count]), description=sys.modules[body.__module__].__doc__)
+    for name in words[-count:]:
+        parser.add_argument(name, type=pathlib.Path)
+    folders = list(vars(parser.parse_args()).values())
     told(folders, lambda: body(*folders))
 
 

@@ -2,7 +2,7 @@
 
     python -m analysis.theorem_scaling DIR
 
-DIR is a study of configs/scaling.py, or any over one shape with both algorithms. Writes
+DIR is a finished study of configs/scaling.py, or any over one shape with both algorithms. Writes
 DIR/figures/theorem_scaling.png, .pdf and .md: slopes in log-log with 95 % intervals beside what the
 theorems say of P-only examples, O(kappa) for L-S and Omega(1) for S.
 """
@@ -19,9 +19,20 @@ CLAIMS = {"L-S": "error = O(kappa): at least 1", "S": "error = Omega(1): 0"}
 def main(folder: pathlib.Path) -> int:
     run = load(folder)
     dataset = run.dataset
+    if "test_error_p_only" not in dataset:
+        problem = dataset.attrs["problem"]
+        raise ValueError(f"must be a study of configs/scaling.py: {problem} has no P-only error")
+    if not dataset.attrs["complete"]:
+        raise ValueError("is not finished: there are no final errors yet")
     label, curves = results.errors_against_shape(dataset)
     if not {"L-S", "S"} <= set(curves):
         raise ValueError("must hold members of both algorithms")
+    for name in ("L-S", "S"):
+        if len(curves[name][0]) < 2:
+            raise ValueError(
+                "must vary a field of the distribution or eta_2, as configs/scaling.py does: "
+                f"{name} has one value of {label}"
+            )
     rows = []
     for name, (x, errors) in curves.items():
         slope, half = results.fit_slope(x, errors)

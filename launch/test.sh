@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Prepares .venv and runs all checks: format, lint, types, tests. With CI set in the environment it
-# installs PyTorch too, for the parity test. Arguments go to pytest:
+# installs PyTorch too, for the parity test. As many tests run at once as
+# there are cores. Arguments go to pytest:
 #   bash launch/test.sh                 everything
 #   bash launch/test.sh -m 'not slow'   the plain suite
 set -euo pipefail
@@ -10,4 +11,4 @@ prepare requirements.txt tests/requirements.txt ${CI:+tests/requirements-ci.txt}
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/mypy
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest -n auto --dist loadfile "$@"

@@ -23,6 +23,12 @@ def load(workdir: str | os.PathLike) -> "StoredRun":
     Raises:
       FileNotFoundError: if there is no `config.json`.
       ConfigError: if it cannot be read.
+
+    Examples:
+        >>> run = lr_order_jax.load("runs/sweep-2534ce37")  # doctest: +SKIP
+        >>> run.dataset["test_error"].isel(flow_time=-1).mean("seed")  # doctest: +SKIP
+        >>> last = run.checkpoints[max(run.checkpoints)]  # doctest: +SKIP
+        >>> last.state.params["W"].shape, last.time  # (seed, member, ...)  # doctest: +SKIP
     """
     from lr_order_jax.stored import StoredRun  # importing the package stays light
 

@@ -31,6 +31,7 @@ class Stream(enum.IntEnum):
     BATCH = 2
     MODEL = 3
     GRADIENT_NOISE = 4
+    ANALYSIS = 5
 
 
 def seed_key(seed) -> jax.Array:

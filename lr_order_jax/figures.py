@@ -5,6 +5,7 @@ matplotlib is imported inside, so that importing the package does not pull it in
 
 import functools
 import pathlib
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,12 @@ def _rate_labels(dataset: xr.Dataset) -> tuple[str, list[str]]:
     return ", ".join(varied), [", ".join(labels[n] for n in varied) for labels in told]
 
 
+def _heading(dataset: xr.Dataset) -> str:
+    """Above a figure: of what it is, of how many seeds."""
+    count = dataset.sizes["seed"]
+    return f"{results.title_of(dataset)}, {count} seed{'s' * (count > 1)}"
+
+
 def _mean_and_band(axis: Any, curves: xr.DataArray, colour: Any, label: str) -> None:
     """A line against time: mean over seeds, with a band of one standard error."""
     curves = curves.transpose("seed", ...)
@@ -86,7 +93,7 @@ def learning_order(dataset: xr.Dataset) -> Any:
         if np.any(dataset[name] > 0) or scale == "linear":
             axis.set_yscale(scale)
     axes[0].legend(title=title, fontsize="small")
-    figure.suptitle(f"Learning order, {dataset.sizes['seed']} seeds (band: one standard error)")
+    figure.suptitle(f"Learning order, {_heading(dataset)} (band: one standard error)")
     return figure
 
 
@@ -122,6 +129,7 @@ def error_against_rate(dataset: xr.Dataset) -> Any:
     axis.set_xlabel("initial learning rate" if is_rate else title)
     axis.set_ylabel("final test error on P-only examples (%)")
     axis.legend(fontsize="small")
+    figure.suptitle(_heading(dataset))
     return figure
 
 
@@ -168,7 +176,7 @@ def error_against_shape(dataset: xr.Dataset) -> Any:
     axis.set_xlabel(label)
     axis.set_ylabel("final test error on P-only examples (%)")
     axis.legend(fontsize="small")
-    figure.suptitle(f"{dataset.attrs['problem']}, {dataset.sizes['seed']} seeds (bars: 95 %)")
+    figure.suptitle(f"{_heading(dataset)} (bars: 95 %)")
     return figure
 
 
@@ -210,7 +218,7 @@ def learning_order_map(dataset: xr.Dataset) -> Any:
             ticks(range(dataset.sizes[dataset[name].dims[0]]), [f"{v:g}" for v in dataset[name]])
         axis.set(xlabel="initial learning rate", ylabel="noise, times that of Assumption 3.1")
         figure.colorbar(shown, ax=axis, label=label)
-    figure.suptitle(f"{dataset.attrs['problem']}, {dataset.sizes['seed']} seeds")
+    figure.suptitle(_heading(dataset))
     return figure
 
 
@@ -235,10 +243,10 @@ def lemmas(dataset: xr.Dataset) -> Any:
             if columns:
                 _mean_and_band(axis, abs(dataset[panel.variable].isel(columns[0])), colour, name)
         for scale, style in zip(panel.scales, ("--", ":"), strict=False):
-            value, told = float(np.nanmean(scales[scale].values)), scales[scale].attrs
-            label = f"{told['relation']} {told['formula']}" + ", says nothing" * bool(
-                told["silent"]
-            )
+            value, _ = results.mean_and_error(scales[scale].values)
+            told = scales[scale].attrs
+            label = f"{told['relation']} {told['formula']}"
+            label += ", says nothing" if told["silent"] else ""
             axis.axhline(value, color="0.7" if told["silent"] else "k", ls=style, lw=1, label=label)
         axis.set_title(panel.title, fontsize="small")
         axis.set_xlabel("flow time", fontsize="small")
@@ -246,7 +254,7 @@ def lemmas(dataset: xr.Dataset) -> Any:
         axis.legend(fontsize="x-small")
     for axis in axes[len(known) :]:
         axis.axis("off")
-    figure.suptitle(f"{dataset.attrs['problem']}, {dataset.sizes['seed']} seeds")
+    figure.suptitle(_heading(dataset))
     return figure
 
 
@@ -288,18 +296,23 @@ def limit_gap(nets: xr.Dataset, limit: xr.Dataset) -> Any:
     return figure
 
 
-def around_the_circle(r: float, curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> Any:
+def around_the_circle(
+    r: float, curves: Sequence[tuple[str, float, np.ndarray, np.ndarray]], title: str
+) -> Any:
     """Figure 2 of the paper, and the network's Q part around the circle in the plane of Q.
 
     Args:
       r: |zeta|.
-      curves: (algorithm, label, angle from z in radians (k,), g at these points of the unit
-        circle (k,)) each; a panel an algorithm.
+      curves: (algorithm, flow time, angle from z in radians (k,), g at these points of the unit
+        circle (k,)) each; a panel an algorithm, a colour a flow time.
+      title: above all.
     """
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(name for name, *_ in curves))
-    figure = Figure(figsize=(4.4 * (len(names) + 1), 4.0), layout="constrained")
+    times = sorted({round(time) for _, time, *_ in curves})
+    colours = dict(zip(times, _colours(len(times)), strict=True))
+    figure = Figure(figsize=(4.4 * (len(names) + 1), 5.2), layout="constrained")
     first, *axes = figure.subplots(1, len(names) + 1)
     for (x, y), text, colour in (
         ((1.0, 0.0), "z: +1", "C0"),
@@ -310,18 +323,21 @@ def around_the_circle(r: float, curves: Sequence[tuple[str, str, np.ndarray, np.
             "", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.5}
         )
         first.text(1.02, 2 * y, text, color=colour, va="center")
-    first.set(xlim=(0, 1.6), ylim=(-0.5, 0.5), xlabel="along z", ylabel="along zeta/|zeta|")
+    first.set(xlim=(0, 2.2), ylim=(-0.5, 0.5), xlabel="along z", ylabel="along zeta/|zeta|")
     first.set_title("the three directions of Q")
     of_zeta = float(np.arctan(r))
     for name, axis in zip(names, axes, strict=True):
-        for of, label, angles, g in curves:
+        for of, time, angles, g in curves:
             if of == name:
-                axis.plot(angles, g, label=label)
+                axis.plot(angles, g, color=colours[round(time)])
         for angle, colour in ((0.0, "C0"), (of_zeta, "C3"), (-of_zeta, "C3")):
             axis.axvline(angle, color=colour, ls=":", lw=1)
         axis.axhline(0, color="0.7", lw=0.8)
-        axis.set(title=name, xlabel="angle from z in the plane of Q", ylabel="g on the unit circle")
-        axis.legend(fontsize="x-small", framealpha=0.6)
+        axis.set(title=name, xlabel="angle from z (rad)", ylabel="g on the unit circle")
+    for time, colour in colours.items():
+        axes[-1].plot([], [], color=colour, label=f"flow time {time}")
+    figure.legend(loc="outside lower center", ncols=min(len(times), 4), fontsize="small")
+    figure.suptitle(title)
     return figure
 
 
@@ -344,8 +360,7 @@ def _accuracy_panels(dataset: xr.Dataset, panels: Sequence[tuple[str, str]]) -> 
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
     axes[0].legend(title=", ".join(columns[0]), fontsize="small")
-    seeds = dataset.sizes["seed"]
-    figure.suptitle(f"{results.title_of(dataset)}, {seeds} seeds (gray: annealing)")
+    figure.suptitle(f"{_heading(dataset)} (gray: annealing)")
     return figure
 
 
@@ -416,54 +431,103 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return figure
 
 
-def measured(dataset: xr.Dataset) -> Any:
-    """What `analysis.measure` found, a panel a variable and a line a member, means over seeds.
+EDGE = "edge of stability of plain gradient descent"
 
-    Against time; what has a further dimension (layer, block, place on a line) against that, at the
-    last checkpoint; what was found of each example as a histogram.
+
+def measured(dataset: xr.Dataset) -> Any:
+    """What `analysis.measure` found, a panel a variable and a colour a member, means over seeds.
+
+    Against time, with one standard error; what has a further dimension (layer, block, place on a
+    line) against that, at the last checkpoint; what was found of each example as a histogram.
     """
     from matplotlib.figure import Figure
 
     columns = results.columns_of(dataset)
+    colours = _colours(len(columns))
     names = [str(name) for name in dataset.data_vars if name not in ("time", "status")]
-    count = len(names)
-    figure = Figure(figsize=(4.4 * min(count, 3), 3.6 * -(-count // 3)), layout="constrained")
-    axes = figure.subplots(-(-count // 3), min(count, 3), squeeze=False).ravel()
+    rows, wide = -(-len(names) // 3), min(len(names), 3)
+    figure = Figure(figsize=(4.6 * wide + 1.2, 3.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, wide, squeeze=False).ravel()
+    at_last = ""
     for axis, name in zip(axes, names, strict=False):
         variable = dataset[name]
+        told = textwrap.fill(variable.attrs["long_name"], 36)
         extra = [d for d in variable.dims if d not in ("checkpoint", "seed", *columns[0])]
-        for column, colour in zip(columns, _colours(len(columns)), strict=True):
-            label = ", ".join(results.label_of(dataset, column)[a] for a in column)
-            of_column = variable.isel(column)
-            if extra == ["example"]:
-                edges = np.arange(dataset.sizes.get("epoch", 0) + 0.5 or np.nanmax(variable) + 1.5)
-                axis.hist(
-                    of_column.values.ravel(),
-                    edges - 0.5,
-                    histtype="step",
-                    color=colour,
-                    label=label,
+        of_columns = [variable.isel(column).transpose("seed", ...) for column in columns]
+        if extra == ["example"]:
+            _histograms(axis, of_columns, colours)
+            axis.set_xlabel(told, fontsize="small")
+            continue
+        axis.set_ylabel(told, fontsize="small")
+        for i, (column, of_column, colour) in enumerate(
+            zip(columns, of_columns, colours, strict=True)
+        ):
+            if extra:
+                _of_last_checkpoint(
+                    axis, of_column, str(extra[0]), colour, (i + 0.5) / len(columns)
                 )
-            elif extra:
-                last = of_column.isel(checkpoint=-1).transpose("seed", *extra)
-                _mean_and_band(axis, last, colour, label)
+                at_last = f", at step {int(dataset['checkpoint'][-1])}"
             elif "checkpoint" in variable.dims:
-                at = dataset["time"].isel(column).mean("seed").values
-                curves = of_column.transpose("seed", "checkpoint").assign_coords(checkpoint=at)
-                _mean_and_band(axis, curves, colour, label)
+                time, _ = results.mean_and_error(
+                    dataset["time"].isel(column).transpose("seed", ...)
+                )
+                mean, error = results.mean_and_error(of_column)
+                axis.errorbar(time, mean, error, color=colour, marker="o", ms=4, capsize=3)
+                axis.set_xlabel(dataset["time"].attrs["long_name"])
             else:
-                axis.plot([label] * len(of_column), of_column.values, "o", color=colour)
-        axis.set_title(variable.attrs["long_name"], fontsize="x-small", wrap=True)
-        axis.set_xlabel(
-            extra[0] if extra else dataset["time"].attrs["long_name"] if "time" in dataset else ""
-        )
-        if extra and dataset[extra[0]].dtype.kind in "UO":
-            axis.tick_params(axis="x", rotation=60, labelsize="x-small")
-    for axis in axes[count:]:
+                axis.plot([i] * len(of_column), of_column.values, "o", color=colour)
+                axis.set_xticks([])
+        if name == "rate_times_sharpness":
+            axis.axhline(2, color="k", ls="--", lw=1)
+            axis.set_ylim(top=1.15 * max(2, axis.get_ylim()[1]))
+            of_axis = {"xycoords": ("axes fraction", "data"), "ha": "center", "va": "bottom"}
+            axis.annotate(EDGE, (0.5, 2), **of_axis, fontsize="small")
+    for axis in axes[len(names) :]:
         axis.axis("off")
-    axes[0].legend(title=", ".join(columns[0]), fontsize="x-small")
-    figure.suptitle(f"{results.title_of(dataset)}, {dataset.sizes['seed']} seeds")
+    figure.suptitle(textwrap.fill(_heading(dataset) + at_last, 30 * wide + 10))
+    _key_of_members(figure, dataset, colours)
     return figure
+
+
+def _key_of_members(figure: Any, dataset: xr.Dataset, colours: Any) -> None:
+    """Which colour is which member, beside the panels."""
+    from matplotlib.lines import Line2D
+
+    columns = results.columns_of(dataset)
+    labels = [
+        ", ".join(results.label_of(dataset, column)[axis] for axis in column) for column in columns
+    ]
+    figure.legend(
+        [Line2D([], [], color=colour, marker="o", ms=4) for colour in colours], labels,
+        title=", ".join(columns[0]), loc="outside right upper", fontsize="x-small",
+        ncols=-(-len(labels) // 20),
+    )  # fmt: skip
+
+
+def _histograms(axis: Any, of_columns: Sequence[xr.DataArray], colours: Any) -> None:
+    """How many examples of each member have each whole number; NaN is left out."""
+    counted = [values.values[values.notnull()] for values in of_columns]
+    edges = np.arange(max((v.max() for v in counted if v.size), default=0) + 2) - 0.5
+    for values, colour in zip(counted, colours, strict=True):
+        axis.hist(values, edges, histtype="step", color=colour)
+    axis.set_ylabel("examples" if of_columns[0].sizes["seed"] == 1 else "examples of all seeds")
+
+
+def _of_last_checkpoint(axis: Any, of_column: xr.DataArray, dim: str, colour: Any, at: float):
+    """A member's numbers along a dimension at the last checkpoint: a line along numbers; points
+    where the dimension has names, `at` (0 to 1) says where beside them."""
+    last = of_column.isel(checkpoint=-1)
+    axis.set_xlabel(textwrap.fill(last[dim].attrs.get("long_name", dim), 44), fontsize="small")
+    if last[dim].dtype.kind not in "UO":
+        _mean_and_band(axis, last, colour, "")
+        return
+    mean, error = results.mean_and_error(last.values)
+    places = np.arange(len(mean))
+    shown = {"marker": "o", "ms": 4, "capsize": 2, "ls": ""}
+    axis.errorbar(places + 0.6 * (at - 0.5), mean, error, color=colour, **shown)
+    turned = {"rotation": 60, "ha": "right", "fontsize": "x-small"} if len(mean) > 4 else {}
+    axis.set_xticks(places, last[dim].values, **turned)
+    axis.set_xlim(-0.5, len(mean) - 0.5)
 
 
 FIGURES: Mapping[str, Callable[[xr.Dataset], Any]] = {

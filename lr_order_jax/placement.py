@@ -99,6 +99,50 @@ def arranged(mapping: str, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: np.moveaxis(leaf, 1, members_axis(mapping, leaf.ndim)), tree)
 
 
+CACHE_BYTES = 2**24
+"""Of the state of the seeds that a CPU takes through a chunk together: more leave its caches. A step
+of seeds of 13 MB took 1.3 to 1.7 times as long in sixteens, one of 0.3 MB 1.1 times as long one by
+one."""
+
+
+def seeds_together(seeds: int, state_bytes: int) -> int:
+    """How many seeds are taken through a chunk together: the most that divide them and whose state
+    fits into a cache.
+
+    Examples:
+        >>> seeds_together(16, 16 * 2**20), seeds_together(16, 64 * 2**20), seeds_together(5, 2**30)
+        (16, 4, 1)
+    """
+    divisors = [k for k in range(1, seeds + 1) if seeds % k == 0]
+    return max((k for k in divisors if k * state_bytes <= CACHE_BYTES * seeds), default=1)
+
+
+def in_blocks(function: Callable, count: int) -> Callable:
+    """A function (data, hypers, state, keys, *numbers) -> state for blocks of so many seeds, one
+    block after the other."""
+
+    def on_all(data, hypers, state, keys, *numbers):
+        if count == len(keys):
+            return function(data, hypers, state, keys, *numbers)
+
+        def one(i, whole):
+            def take(leaf):
+                return jax.lax.dynamic_slice_in_dim(leaf, i * count, count)
+
+            def put(leaf, part):
+                return jax.lax.dynamic_update_slice_in_dim(leaf, part, i * count, 0)
+
+            of_block = jax.tree.map(take, (data.own, data.epoch, hypers, whole, keys))
+            own, epoch, *rest = of_block
+            return jax.tree.map(
+                put, whole, function(Data(data.shared, own, epoch), *rest, *numbers)
+            )
+
+        return jax.lax.fori_loop(0, len(keys) // count, one, state)
+
+    return on_all
+
+
 SHARED, SEEDS, MEMBERS = PartitionSpec(), PartitionSpec("seed"), PartitionSpec("seed", "member")
 
 
@@ -115,6 +159,7 @@ class _Sheets:
         self.keys = self.put_rows(members.grid.keys)
         arrange = lambda data: self.data._replace(epoch=self.put_rows(data.epoch))  # noqa: E731
         self.epochs = _Epochs(members.problem, members.grid, arrange)
+        self._are_blocks = members.mapping == "vmap" and memory.devices_share_the_host()
         step, sizes = mapped_step(members.problem, members.mapping), members.problem.batch_sizes
         self.advance = engine.Driver(step, members.driving, sizes, self.over)
         self.measure = jax.jit(self.over_measured(members.measure_due))
@@ -151,8 +196,15 @@ class _Sheets:
         def on_all(data, hypers, state, keys, *numbers):
             of_state = jax.tree.map(self.spec, state)
             specs = Data(SHARED, SEEDS, SEEDS), MEMBERS, of_state, SEEDS, *[SHARED] * len(numbers)
+            seeds = len(keys) // self.parts[0]
+            size = memory.size_of(state) // self.mesh.size
+            together = seeds_together(seeds, size) if self._are_blocks else seeds
             run = jax.shard_map(
-                function, mesh=self.mesh, in_specs=specs, out_specs=of_state, check_vma=False
+                in_blocks(function, together),
+                mesh=self.mesh,
+                in_specs=specs,
+                out_specs=of_state,
+                check_vma=False,
             )
             return run(data, hypers, state, keys, *numbers)
 

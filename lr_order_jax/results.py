@@ -6,6 +6,7 @@ sees half a file, and holds no wall time, so that equal runs give equal bytes.
 """
 
 import enum
+import errno
 import hashlib
 import itertools
 import json
@@ -220,8 +221,15 @@ def write_json(value: Any, path: str | os.PathLike) -> None:
 
 
 def read_results(workdir: str | os.PathLike) -> xr.Dataset:
-    """The labelled arrays of a run's directory, in memory; the file is closed again."""
-    dataset, _ = read_with_digest(pathlib.Path(workdir) / "results.nc")
+    """The labelled arrays of a run's directory, in memory; the file is closed again.
+
+    Raises:
+      FileNotFoundError: if none have been written.
+    """
+    path = pathlib.Path(workdir) / "results.nc"
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "no results have been written yet", str(path))
+    dataset, _ = read_with_digest(path)
     return dataset
 
 
@@ -237,11 +245,11 @@ def clock_of(dataset: xr.Dataset) -> str:
 
 
 def final(dataset: xr.Dataset, name: str) -> xr.DataArray:
-    """A variable at each member's last record; NaN for a member that diverged."""
+    """A variable at each member's last record; NaN for a member that diverged or still runs."""
     clock = clock_of(dataset)
     last = dataset["step"].notnull().sum(clock) - 1
     values = dataset[name].isel({clock: last.clip(min=0)}).drop_vars(clock)
-    return values.where(dataset["status"] != Status.DIVERGED)
+    return values.where(~dataset["status"].isin([Status.DIVERGED, Status.RUNNING]))
 
 
 def rate_dim(dataset: xr.Dataset) -> str:
@@ -416,13 +424,13 @@ def learning_order_table(dataset: xr.Dataset) -> Table:
     rates, dim = dataset["eta_init"].values, rate_dim(dataset)
     if len(rates) > 1:
         rest = {axis: 0 for axis in columns_of(dataset)[0] if axis != dim}
-        small = errors[0].isel({dim: int(rates.argmin())} | rest)
-        large = errors[0].isel({dim: int(rates.argmax())} | rest)
-        told = with_error((small - large).values, 100)
+        pair = [{dim: int(at)} | rest for at in (rates.argmin(), rates.argmax())]
+        small, large = (errors[0].isel(at) for at in pair)
+        told = f"{with_error((small - large).values, 100)} points"
+        if any((dataset["status"].isel(at) == Status.RUNNING).any() for at in pair):
+            told = "not finished"
         where = " (other axes at their first value)" if rest else ""
-        remarks.append(
-            f"P-only error, smallest less largest rate, paired by seed: {told} points{where}"
-        )
+        remarks.append(f"P-only error, smallest less largest rate, paired by seed: {told}{where}")
     return _table_of_members(dataset, cells, label_of, remarks)
 
 
@@ -439,12 +447,24 @@ def order_index(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     return dataset["clean_accuracy"].where(dataset[clock] == epoch).max(clock), epoch
 
 
-def first_learned(dataset: xr.Dataset) -> xr.DataArray:
-    """Time of the first record at which each training example was right; NaN if it never was.
+def first_learned(dataset: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """When each training example was learned, of a run with `record_examples`.
 
-    For runs with `record_examples`; dimensions seed, those of the axes, `example`.
+    The initial weights, record 0, are no training: what they have right by chance does not count.
+
+    Returns:
+      Times, (seed, those of the axes, `example`): of the first record at which the example was
+      right, chance hits among them, and of the first from which on it was right at all records
+      made. NaN where there is none, and for members that diverged.
     """
-    return first_time(dataset, dataset["train_right"] == 1)
+    clock = clock_of(dataset)
+    trained = dataset.isel({clock: slice(1, None)})
+    right, there = trained["train_right"], dataset["status"] != Status.DIVERGED
+    back = {clock: slice(None, None, -1)}
+    from_then_on = (right != 0).isel(back).astype(int).cumprod(clock).isel(back) == 1
+    held = (right == 1, (right == 1) & from_then_on)
+    first, for_good = (first_time(trained, holds).where(there) for holds in held)
+    return first, for_good
 
 
 def before_annealing(dataset: xr.Dataset, name: str) -> xr.DataArray:
@@ -479,10 +499,16 @@ def data_label(dataset: str) -> str:
 
 
 def title_of(dataset: xr.Dataset) -> str:
-    """The problem and, where there is one, the data set of a run, for tables and figures."""
-    data = dataset.attrs.get("dataset")
-    problem = dataset.attrs["problem"]
-    return problem if data is None else f"{problem} on {data_label(data)}"
+    """The problem and, where there is one, the data set of a run, for tables and figures.
+
+    Of what was measured also its `variant`, and of a run that goes on that it is not finished.
+    """
+    told = dataset.attrs["problem"]
+    if "dataset" in dataset.attrs:
+        told += f" on {data_label(dataset.attrs['dataset'])}"
+    if "variant" in dataset.attrs:
+        told += f", {dataset.attrs['variant']}"
+    return told if dataset.attrs.get("complete", 1) else f"{told} (not finished)"
 
 
 def accuracy_table(dataset: xr.Dataset) -> Table:
@@ -528,8 +554,10 @@ def final_table(dataset: xr.Dataset) -> Table:
 def measured_table(measured: xr.Dataset) -> Table:
     """One row a combination of hyperparameters: what `analysis.measure` found at the last
     checkpoint, of what is a single number or has a name (a layer, a block: a row each)."""
+    where = ""
     if "checkpoint" in measured.dims:
         measured = measured.isel(checkpoint=-1)
+        where = f" at step {int(measured['checkpoint'])}"
     columns = columns_of(measured)
     numbers, named = {}, {}
     for name, variable in measured.data_vars.items():
@@ -549,8 +577,10 @@ def measured_table(measured: xr.Dataset) -> Table:
     heads = (*_short_label(measured, columns[0]), *(("of",) if named else ()), *numbers, *named)
     if len(heads) > MOST_COLUMNS:
         heads, *rows = (tuple(row) for row in zip(heads, *rows, strict=True))
-    title = f"{title_of(measured)}: {measured.sizes['seed']} seeds, mean +- standard error"
-    return Table(title, heads, rows, [])
+    title = f"{title_of(measured)}{where}: {measured.sizes['seed']} seeds, mean +- standard error"
+    return Table(
+        title, heads, rows, [measured.attrs["remark"]] if "remark" in measured.attrs else []
+    )
 
 
 def _significant(values: xr.DataArray) -> str:

@@ -8,7 +8,7 @@ import functools
 import os
 import pathlib
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,9 @@ import xarray as xr
 
 from lr_order_jax import algorithm, checkpoint, directory, engine, results, spec, sweep
 from lr_order_jax.algorithm import TrainState
+from lr_order_jax.checkpoint import NoCheckpoint
 from lr_order_jax.problem import Data, Problem
+from lr_order_jax.progress import say
 
 PyTree = Any
 
@@ -47,6 +49,9 @@ class StoredCheckpoints(Mapping[int, Checkpoint]):
     def __init__(self, run: "StoredRun"):
         self._run = run
 
+    def __repr__(self) -> str:
+        return f"StoredCheckpoints(steps {', '.join(map(str, self.steps)) or 'none'})"
+
     @functools.cached_property
     def steps(self) -> tuple[int, ...]:
         if not (self._run.workdir / "checkpoints").is_dir():
@@ -62,11 +67,43 @@ class StoredCheckpoints(Mapping[int, Checkpoint]):
     def __getitem__(self, step: int) -> Checkpoint:
         if step not in self.steps:
             raise KeyError(f"step {step}: must be one of {', '.join(map(str, self.steps))}")
-        tree, meta = checkpoint.restore(self._run.workdir, step)
+        try:
+            tree, meta = checkpoint.restore(self._run.workdir, step)
+        except (NoCheckpoint, OSError, ValueError):
+            if (self._run.workdir / "checkpoints" / str(step)).exists():
+                raise
+            raise NoCheckpoint(f"checkpoint of step {step}: the run has removed it") from None
         state = checkpoint.arranged_like(self._run.state_structure, tree)
         time_per_step = self._run.problem.time_per_step(self._run.grid.hypers)
         time = np.sum(time_per_step * state.phase_counts, axis=-1)
         return Checkpoint(step, state, time, meta)
+
+    def still_there(
+        self, steps: Sequence[int] | None = None, after: int = -1
+    ) -> Iterator[Checkpoint]:
+        """Restores the checkpoints of these steps, or all after a step, in turn.
+
+        A run that goes on keeps the newest few: one that it has removed since they were listed is
+        left out, which is said, unless its step was asked for.
+
+        Raises:
+          NoCheckpoint: if one of `steps` is gone, if all are, or if there is none yet.
+        """
+        if not self.steps:
+            raise NoCheckpoint("has no checkpoint yet")
+        count = 0
+        for step in [s for s in self.steps if s > after] if steps is None else steps:
+            try:
+                found = self[step]
+            except NoCheckpoint as error:
+                if steps is not None:
+                    raise
+                say(f"{error}; left out")
+                continue
+            count += 1
+            yield found
+        if not count:
+            raise NoCheckpoint("the run has removed all checkpoints listed; ask again")
 
 
 def data_of_seeds(grid: sweep.Grid) -> list[Data]:
@@ -99,6 +136,12 @@ class StoredRun:
         """
         return results.read_results(self.workdir)
 
+    @property
+    def complete(self) -> bool:
+        """Whether all members have ended, as `results.nc` says."""
+        there = (self.workdir / "results.nc").exists()
+        return there and bool(self.dataset.attrs["complete"])
+
     @functools.cached_property
     def programs(self) -> tuple["StoredRun", ...]:
         """The runs of a study that have been begun, one a shape; of one program itself."""
@@ -115,7 +158,10 @@ class StoredRun:
           ValueError: for a study.
         """
         if names := self.config.get("programs"):
-            raise ValueError(f"holds {len(names)} programs, each in a directory of its own")
+            raise ValueError(
+                f"holds {len(names)} programs, each in a directory of its own: name one, such as "
+                f"{self.workdir / names[0]}"
+            )
         return spec.parse(
             {"shard": None, **self.config["what"], **self.config["how"], **HOW_IT_IS_READ}
         )

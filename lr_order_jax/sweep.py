@@ -122,7 +122,7 @@ def ways_to_cut(sizes: Sequence[int], parts: int) -> list[tuple[int, ...]]:
 
     Examples:
         >>> ways_to_cut((5, 6), 6)
-        [(3, 2), (2, 3), (1, 6)]
+        [(1, 6), (3, 2), (2, 3)]
     """
     ways: list[tuple[int, ...]] = [()]
     for size in sizes:

@@ -34,7 +34,7 @@ def dataset(small_at_40, large_at_40, large_end, errors):
             "status": (("seed", "eta_init"), np.ones((3, 2), int)),
         },
         {"seed": [0, 1, 2], "eta_init": [0.2, 0.1], "flow_time": time},
-        {"problem": "two_layer"},
+        {"problem": "two_layer", "complete": 1},
     )
 
 
@@ -71,9 +71,28 @@ def test_results_of_another_shape_are_one_line(tmp_path, capsys, command):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_an_unfinished_run_is_not_judged(tmp_path, capsys, command):
+    half = dataset(-0.6, -0.2, -0.8, CLEAR).assign_attrs(complete=0)
+    results.write_results(half, tmp_path / "results.nc")
+    assert command(tmp_path) == 2
+    told = capsys.readouterr()
+    assert told.err == f"error: {tmp_path}: is not finished: what is promised is of its end\n"
+    assert told.out == ""
+
+
 def test_no_results_is_one_line(tmp_path, capsys, command):
     assert command(tmp_path / "none") == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    told = capsys.readouterr().err
+    assert told.endswith("results.nc: cannot be read (no results have been written yet)\n")
+    assert told.count("\n") == 1
+
+
+def test_help_is_told(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["effect", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        script.run("effect DIR", 1, effect.main)
+    assert ended.value.code == 0
+    assert "Does a run show the effect" in capsys.readouterr().out
 
 
 def patched(small_patch, large_clean, large_end):
@@ -93,7 +112,7 @@ def patched(small_patch, large_clean, large_end):
             "status": (("seed", "arm"), np.ones((2, 2), int)),
         },
         {"seed": [0, 1], "arm": ["large", "small"], "epoch": epoch},
-        {"problem": "patch_cifar"},
+        {"problem": "patch_cifar", "dataset": "procedural", "complete": 1},
     )
 
 
@@ -132,13 +151,14 @@ def plain(large, small, noise):
             "status": (("seed", "arm"), np.ones((2, 3), int)),
         },
         {"seed": [0, 1], "arm": ["large", "small", "noise"], "epoch": epoch},
-        {"problem": "patch_cifar"},
+        {"problem": "patch_cifar", "dataset": "procedural", "complete": 1},
     )
 
 
 @pytest.mark.parametrize(
     ("values", "status"), [((0.6, 0.5, 0.55), 0), ((0.5, 0.5, 0.55), 1), ((0.6, 0.5, 0.45), 1)]
 )
-def test_a_run_without_patches_is_judged_at_its_end(values, status, tmp_path, command):
+def test_a_run_without_patches_is_judged_at_its_end(values, status, tmp_path, capsys, command):
     results.write_results(plain(*values), tmp_path / "results.nc")
     assert command(tmp_path) == status
+    assert "the procedural stand-in (not CIFAR-10), 2 seeds" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """What is free to choose changes no number: ways, chunks, intervals, groups, order and number of
-members, devices. Signals and kills are in `faults`, each way against the plain one in test_sweep.
+members, devices (also test_placement). Signals and kills are in `faults`, each way against the
+plain one in test_sweep.
 
 Where members are computed one by one (`map`, `loop`), not a bit differs. Under `vmap` a product of
 all members' columns is blocked by their number; each of its sums of k terms may differ by k UNIT of
@@ -8,6 +9,7 @@ its size, and training makes that grow: the bound below holds for these 60 steps
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -79,16 +81,32 @@ def test_any_members_in_any_order_in_any_way(
 
 
 @pytest.mark.slow
-def test_the_number_of_devices_changes_no_bit(tmp_path, record_property):
-    smoke = ["--config=configs/sweep.py:smoke", "--config.num_records=2"]
-    written = set()
-    for count in (1, 2, 4):
+@pytest.mark.parametrize("config", ["sweep", "patch_cifar"])
+def test_the_number_of_devices(tmp_path, record_property, config):
+    """Bit for bit where each device has two or more seeds (and columns) or computes members one by
+    one; else a product of fewer members is made in another order, bounded as above."""
+    smoke = [f"--config=configs/{config}.py:smoke"]
+    if config == "sweep":
+        smoke += ["--config.num_records=2", "--config.num_seeds=4", "--config.d=200"]
+        smoke += ["--config.n=200", "--config.eta_init=0.2,0.1,0.05"]
+    found = {}
+    for count in (1, 2, 3, 8):
         workdir = tmp_path / str(count)
         command = [sys.executable, "-m", "lr_order_jax.main", *smoke, f"--workdir={workdir}"]
         environment = os.environ | COMPILATION_CACHE | {"JAX_NUM_CPU_DEVICES": str(count)}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        written.add((workdir / "results.nc").read_bytes())
-        assert results.read_results(workdir).attrs["complete"] == 1
-    assert len(written) == 1
+        if count > 1:
+            assert re.search(r"compiled in .* on [23468] devices, cpu", done.stderr)
+        found[count] = results.read_results(workdir)
+        assert found[count].attrs["complete"] == 1
+    wanted = found.pop(1)
+    assert found[2].identical(wanted)
+    for other in found.values():
+        for name in wanted.data_vars:
+            ours, theirs = other[name].values, wanted[name].values
+            if config == "patch_cifar":
+                np.testing.assert_array_equal(ours, theirs, err_msg=name)
+            else:
+                np.testing.assert_allclose(ours, theirs, rtol=RTOL, atol=ATOL, err_msg=name)
     record_property("cases: numbers of CPU devices", 3)

@@ -131,12 +131,12 @@ def test_figure_2_shows_the_network_in_the_plane_of_q(run):
     folder, ds = run
     stored = lr_order_jax.load(folder)
     r, curves = stored.problem.fields.r, figure2.curves_of(stored)
-    labels = [(name, label) for name, label, *_ in curves]
-    assert ("L-S", "flow time 10") in labels
-    assert ("S", "flow time 10") in labels
+    ends = {name: (time, g) for name, time, _, g in curves}
+    assert ends["L-S"][0] == pytest.approx(10)
     assert len(curves) >= 4  # a kept checkpoint and the last, two algorithms
-    *_, angle, g = next(c for c in curves if c[:2] == ("S", "flow time 10"))
-    at = math.atan(r)
+    time, g = ends["S"]
+    assert time == pytest.approx(10)
+    at, angle = math.atan(r), figure2.ANGLES
     g3 = np.interp([0, at, -at], angle, g) * [1, math.hypot(1, r), math.hypot(1, r)]
     wanted = float(ds["second_difference"].isel(seed=0, flow_time=-1).sel(eta_init=0.05))
     assert g3[1] + g3[2] - 2 * g3[0] == pytest.approx(wanted, abs=2e-3)
@@ -170,8 +170,12 @@ def test_the_figures_are_drawn_from_an_unfinished_run(run, tmp_path):
         if variable.ndim == 3:
             variable[1, 1, 4:] = np.nan
     assert len(figures.draw(half, ("lemmas",), tmp_path)) == 1
+    half["status"][:] = 0
+    assert len(figures.draw(half, ("lemmas", "learning_order"), tmp_path)) == 2
     values = dict(load_config("rate_or_noise", "smoke").items()) | {"num_records": 2}
     ds = experiment.run(spec.parse(values), tmp_path / "map")
     ds["second_difference"][0, 0, 0, 1:] = np.nan
     ds["status"][0, 0, 0] = 0
+    assert len(figures.draw(ds, ("learning_order_map",), tmp_path)) == 1
+    ds["status"][:] = 0
     assert len(figures.draw(ds, ("learning_order_map",), tmp_path)) == 1

@@ -1,6 +1,8 @@
 """Measurements on checkpoints: against brute force on tiny networks, and on runs cut short."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -13,8 +15,8 @@ import xarray as xr
 from conftest import ROOT, load_config
 
 import lr_order_jax
-from analysis import measure
-from lr_order_jax import engine, experiment, results, spec
+from analysis import figure2, measure
+from lr_order_jax import engine, experiment, figures, results, spec
 from lr_order_jax.algorithm import Status
 from lr_order_jax.problem import Model
 from lr_order_jax.problems import patch_cifar
@@ -145,6 +147,61 @@ def test_lines_between_checkpoints(run):
     loss, _ = run.problem.loss(middle, model.stats, run.data[1].own, None, None)
     np.testing.assert_allclose(found["train_loss"][-1, 1, 0, 2], loss, rtol=1e-5)
     assert (found["barrier"] >= 0).all()
+    words = ("loss", "error", "barrier", "time", "status")
+    assert all(any(word in name for word in words) for name in found.data_vars)
+    assert found["t"].attrs["long_name"] == f"t (0: step {first}, 1: the checkpoint)"
+    assert "remark" not in found.attrs  # the second layer u does not move
+    later = measure.interpolation(run, start=rest[0], points=2)
+    assert list(later["checkpoint"].values) == rest[1:]
+    only = measure.interpolation(run, steps=rest[-1:], points=2)
+    np.testing.assert_allclose(only["train_loss"][0], found["train_loss"][-1][..., [0, -1]])
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"start": 5}, "--start: 5 is none of"),
+        ({"start": -1, "steps": [0]}, "--steps: {0}, must be after --start {-1}"),
+        ({"steps": [0]}, "--steps: {0}, must be after the oldest, {0}"),
+        ({"start": -1}, "has no checkpoint after step {-1}, a line needs two"),
+        ({"start": 0, "to": 0}, "--start: {0}, must not be given with --to"),
+        ({"to": 9}, "--to: 9, must be from 0 to 1"),
+    ],
+)
+def test_lines_that_cannot_be_drawn(run, options, line):
+    """Negative numbers and 0 stand for the places of checkpoints."""
+    there = list(run.checkpoints)
+    given = dict(options)
+    if given.get("start") in (0, -1):
+        given["start"] = there[given["start"]]
+    if "steps" in given:
+        given["steps"] = [there[at] for at in given["steps"]]
+    for at in (0, -1):
+        line = line.replace(f"{{{at}}}", str(there[at]))
+    with pytest.raises(ValueError, match=re.escape(line)):
+        measure.interpolation(run, **given)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"iterations": 0}, "--iterations: 0, must be at least 1"),
+        ({"tolerance": -0.1}, "--tolerance: -0.1, must be a finite number, 0 or more"),
+        ({"tolerance": float("nan")}, "--tolerance: nan, must be a finite number, 0 or more"),
+    ],
+)
+def test_numbers_that_sharpness_cannot_take(run, options, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        measure.sharpness(run, **options)
+
+
+def test_a_wrong_step_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        measure._parser().parse_args(["norms", "somewhere", "--steps=a"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "error: argument --steps: 'a', must be steps, as 100 or 100,200" in told
 
 
 def test_lines_between_members(run):
@@ -156,8 +213,7 @@ def test_lines_between_members(run):
     stats = member_of(run, step, 0, 0).stats
     loss, _ = run.problem.loss(middle, stats, run.data[0].own, None, None)
     np.testing.assert_allclose(found["train_loss"][0, 0, 1, 1], loss, rtol=1e-5)
-    with pytest.raises(ValueError, match="--to: 9, must be from 0 to 1"):
-        measure.interpolation(run, to=9)
+    assert found["t"].attrs["long_name"] == "t (0: the member, 1: that of eta_init = 0.2)"
 
 
 def test_norms_and_their_signal_and_noise(run):
@@ -171,6 +227,41 @@ def test_norms_and_their_signal_and_noise(run):
     np.testing.assert_allclose(here["signal_norm"], np.linalg.norm(signal), rtol=1e-6)
     np.testing.assert_allclose(here["noise_norm"], np.linalg.norm(w - signal), rtol=1e-6)
     assert (found["distance_from_start"] > 0).all()
+
+
+def test_the_residual_is_that_of_the_eigenvector(run, monkeypatch):
+    """With one iteration the vector is the start: its residual is known."""
+    step = max(run.checkpoints)
+    found = measure.sharpness(run, steps=[step], iterations=1)
+    hessian = np.asarray(dense_hessian(run, step, 1, 0), float)
+    v = np.random.default_rng(0).standard_normal(len(hessian))
+    v /= np.linalg.norm(v)
+    top = v @ hessian @ v
+    np.testing.assert_allclose(found["sharpness"][0, 1, 0], top, rtol=1e-4)
+    residual = np.linalg.norm(hessian @ v - top * v)
+    np.testing.assert_allclose(found["sharpness_error"][0, 1, 0], residual, rtol=1e-4)
+
+
+def test_one_member_that_is_not_finite_leaves_the_others(run):
+    """Of a product that is not finite, too: the others are found as alone, and stop as alone."""
+    a = np.diag([3.0, 1.0, -4.0, 0.5]).astype(np.float32)
+    calls = []
+
+    def product(v):
+        calls.append(1)
+        out = v @ a
+        out[0, 1] = np.inf
+        return out
+
+    weights = np.zeros((2, 2, 4), np.float32)
+    weights[1, 0, 2] = np.nan
+    state = run.checkpoints[max(run.checkpoints)].state._replace(params={"W": weights})
+    top, error = measure._lanczos(product, state, 60, 1e-3)
+    np.testing.assert_allclose(top, [[3, np.nan], [np.nan, 3]], rtol=1e-3)
+    np.testing.assert_array_equal(np.isnan(error), [[False, True], [True, False]])
+    assert len(calls) <= 5
+    top, _ = measure._lanczos(lambda v: v * np.nan, state, 60, 1e-3)
+    assert np.isnan(top).all()
 
 
 def test_activations_against_numpy(run):
@@ -197,6 +288,75 @@ def test_a_run_cut_short_is_measured(tmp_path, monkeypatch):
         for variable in found.data_vars.values():
             if variable.name not in ("status", "train_loss_q_only"):
                 assert np.isfinite(variable).any(), (name, variable.name)
+
+
+def test_a_healthy_member_is_measured_beside_one_that_diverged(tmp_path):
+    """Each measurement gives what it gives without the other."""
+    few = TINY | {"eta_init": (0.05,), "noise_scale": (1.0,)}
+    experiment.run(parse("sweep", "smoke", **few, tau_xi=(0.1,)), tmp_path / "one")
+    experiment.run(parse("sweep", "smoke", **few, tau_xi=(0.1, 3e38)), tmp_path / "two")
+    one, two = (lr_order_jax.load(tmp_path / name) for name in ("one", "two"))
+    assert (two.dataset["status"].sel(tau_xi=3e38) == Status.DIVERGED).all()
+    for name in ("activations", "evaluation", "interpolation", "norms", "sharpness"):
+        alone, both = (measure.MEASURES[name](run).isel(eta_init=0) for run in (one, two))
+        for key in set(alone.data_vars) - {"status", "time"}:
+            last = both[key].isel(checkpoint=-1)
+            wanted = alone[key].isel(checkpoint=-1)
+            exact = last.sel(tau_xi=0.1).transpose(*wanted.dims)
+            tolerance = {"rtol": 1e-3, "atol": 1e-3} if "error" in key else {"rtol": 1e-3}
+            np.testing.assert_allclose(exact, wanted, **tolerance, err_msg=key)
+            assert np.isnan(last.sel(tau_xi=3e38)).all(), key
+        assert figures.measured(both.expand_dims(eta_init=[0.05], axis=2)) is not None
+
+
+def test_checkpoints_that_the_run_removes_are_left_out(run, tmp_path, capsys):
+    shutil.copytree(run.workdir, tmp_path / "live")
+    live = lr_order_jax.load(tmp_path / "live")
+    first, *rest = live.checkpoints  # listed before they are removed
+    listed = ", ".join(map(str, live.checkpoints))
+    assert str(live.checkpoints) == f"StoredCheckpoints(steps {listed})"
+    shutil.rmtree(live.workdir / "checkpoints" / str(first))
+    assert measure.norms(live)["checkpoint"].values.tolist() == rest
+    gone = f"checkpoint of step {first}: the run has removed it"
+    assert capsys.readouterr().err == f"{gone}; left out\n"
+    with pytest.raises(LookupError, match=gone):
+        measure.norms(live, steps=[first, rest[-1]])
+    assert len(figure2.curves_of(live)) < len(figure2.curves_of(run))
+    found = measure.interpolation(live, points=2)
+    assert found.attrs["variant"] == f"on lines from step {rest[0]}"
+    assert found["checkpoint"].values.tolist() == rest[1:]
+    for step in rest:
+        shutil.rmtree(live.workdir / "checkpoints" / str(step))
+    with pytest.raises(LookupError, match="all checkpoints listed; ask again"):
+        measure.norms(live)
+
+
+def test_what_makes_another_measurement_is_told_and_kept_apart(run, tmp_path, capsys):
+    shutil.copytree(run.workdir, tmp_path / "run")
+    step, folder = max(run.checkpoints), tmp_path / "run"
+    options = {"steps": [step]}
+    measure.main(folder, "evaluation", options)
+    measure.main(folder, "evaluation", options | {"changed": {"num_test": 60, "q_scale": 0.5}})
+    measure.main(folder, "interpolation", {"points": 2})
+    measure.main(folder, "interpolation", options | {"points": 2, "to": 1})
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"two_layer, evaluated with num_test = 60, q_scale = 0.5 at step {step}" in told
+    assert f"two_layer, on lines to eta_init = 0.05 at step {step}" in told
+    names = {path.stem for path in (folder / "analysis").iterdir()}
+    changed = "evaluation-num_test=60,q_scale=0.5"
+    assert names == {"evaluation", changed, "interpolation", "interpolation-to=1"}
+    assert {path.stem for path in (folder / "figures").iterdir()} >= names
+    found = xr.load_dataset(folder / "analysis" / f"{changed}.nc")
+    assert json.loads(found.attrs["changed"]) == {"num_test": 60, "q_scale": 0.5}
+    assert found.attrs["complete"] == 1
+    assert "evaluated with num_test = 60" in figures.measured(found).get_suptitle()
+
+
+def test_names_of_files_hold_no_separators():
+    changed = {"data_dir": "/some/where", "side": 8}
+    name = measure.file_name("evaluation", {"changed": changed, "steps": (1,)})
+    assert name == "evaluation-data_dir=_some_where,side=8"
+    assert measure.file_name("interpolation", {"start": 0, "to": None}) == "interpolation-start=0"
 
 
 def test_a_diverged_member_is_not_measured(tmp_path):
@@ -302,13 +462,50 @@ def test_wrong_patches(images):
     counts = found["wrong_patch_believed"] * images.problem.fields.num_test
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
 
+    again = measure.wrong_patch(images)  # the classes are drawn by the seed
+    assert again.identical(found)
+
 
 @pytest.mark.slow
 def test_first_learned(images):
     found = measure.first_learned(images)
-    right = images.dataset["train_right"].values
-    ever = np.nanmax(right, axis=2) == 1
+    right = images.dataset["train_right"].values[:, :, 1:]
+    ever, at_end = np.nanmax(right, axis=2) == 1, right[:, :, -1] == 1
     np.testing.assert_allclose(found["learned"].values, ever.mean(axis=-1))
+    np.testing.assert_allclose(found["right_to_the_end"].values, at_end.mean(axis=-1))
+    assert (found["learned_for_good"] >= found["first_learned"]).values[at_end].all()
+
+
+@pytest.mark.slow
+def test_images_are_measured_beside_a_member_that_diverged(tmp_path):
+    rates = {"eta_init": (1e30, 0.004, 0.004)}
+    experiment.run(parse("patch_cifar", "smoke", **(OF_IMAGES | rates)), tmp_path / "run")
+    run = lr_order_jax.load(tmp_path / "run")
+    assert (run.dataset["status"].sel(arm="large") == Status.DIVERGED).all()
+    options = {"interpolation": {"points": 2}, "sharpness": {"iterations": 2}}
+    for name, function in measure.MEASURES.items():
+        found = function(run, **options.get(name, {}))
+        for variable in found.drop_vars(["status", "time"], errors="ignore").data_vars.values():
+            assert np.isnan(variable.sel(arm="large")).all(), (name, variable.name)
+            assert np.isfinite(variable.sel(arm="small")).any(), (name, variable.name)
+        assert figures.measured(found) is not None
+        assert ("remark" in found.attrs) == (name == "interpolation")
+        table = results.measured_table(found)
+        assert "the procedural stand-in" in table.title
+        assert bool(table.remarks) == (name == "interpolation")
+
+
+@pytest.mark.slow
+def test_another_data_set_is_told(images):
+    found = measure.evaluation(images, steps=[max(images.checkpoints)], changed={"num_test": 50})
+    assert results.title_of(found) == (
+        "patch_cifar on the procedural stand-in (not CIFAR-10), evaluated with num_test = 50"
+    )
+
+
+def test_the_name_of_a_changed_data_set_stands_in_the_title():
+    found = xr.Dataset(attrs={"problem": "p", "dataset": "cifar10", "variant": "evaluated with x"})
+    assert results.title_of(found) == "p on CIFAR-10, evaluated with x"
 
 
 def command(*arguments):
@@ -348,8 +545,6 @@ def test_wrong_input_gives_one_line(run, arguments, line):
 
 @pytest.mark.slow
 def test_figures_of_all_measurements(run, images):
-    from lr_order_jax import figures
-
     for of, name in ((run, "activations"), (run, "interpolation"), (images, "first_learned")):
         figure = figures.measured(measure.MEASURES[name](of))
         assert len(figure.axes) >= 2

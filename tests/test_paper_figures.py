@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, load_config
 
 from analysis import figure1, figure2, figure3, table_h1, theorem_scaling
-from lr_order_jax import experiment, load, results, spec, study
+from lr_order_jax import experiment, figures, load, results, spec, study
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,8 @@ def test_a_script_draws_and_compares(runs, module, capsys):
     assert "python -m lr_order_jax.main" in text
     assert "| quantity | paper | this run |" in text
     assert "not finished" not in text
+    assert ("the procedural stand-in (not CIFAR-10)" in text) == ("cifar" in SCRIPTS[module])
+    assert ("from memory and not confirmed" in text) == (module is table_h1)
     assert len(text.splitlines()) > 4
 
 
@@ -74,18 +76,63 @@ def test_the_numbers_beside_the_papers(runs):
     assert sum(row.paper != "-" for row in rows) == 4
 
 
-def test_an_unfinished_run_says_so(runs, tmp_path, capsys):
-    folder = tmp_path / "half"
-    shutil.copytree(runs / "patch_cifar", folder)
-    dataset = results.read_results(folder)
-    last = dataset["epoch"] == dataset["epoch"][-1]
+def unfinished(folder, copy, points):
+    """A run of which so many points of time have been recorded."""
+    shutil.copytree(folder, copy)
+    dataset = results.read_results(copy)
+    clock = results.clock_of(dataset)
+    made = dataset[clock] < dataset[clock][points]
     for name, variable in dataset.data_vars.items():
-        if "epoch" in variable.dims:
-            dataset[name] = variable.where(~last).assign_attrs(variable.attrs)
+        if clock in variable.dims:
+            dataset[name] = variable.where(made).assign_attrs(variable.attrs)
+    late = dataset["annealed_at"] > dataset[clock][points - 1]
+    dataset["annealed_at"] = dataset["annealed_at"].where(~late)
+    dataset["status"] = dataset["status"].copy(data=0 * dataset["status"].values)
     dataset.attrs["complete"] = np.int32(0)
-    results.write_results(dataset, folder / "results.nc")
+    results.write_results(dataset, copy / "results.nc")
+    return copy
+
+
+@pytest.mark.parametrize(("points", "annealed"), [(1, False), (3, True)])
+def test_an_unfinished_run_says_so(runs, tmp_path, capsys, points, annealed):
+    """And nothing of it is set beside what the paper says of an end."""
+    folder = unfinished(runs / "patch_cifar", tmp_path / "patches", points)
+    assert "(not finished)" in figures.patch_accuracy(load(folder).dataset).get_suptitle()
     assert figure3.main(folder) == 0
-    assert "The run is not finished." in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "The run is not finished." in told
+    rows = [line.strip("|").split("|") for line in told.splitlines() if "| accuracy" in line]
+    ours = {quantity.strip(): value.strip() for quantity, _, value in rows}
+    assert len(ours) == 12
+    for quantity, value in ours.items():
+        assert (value != "-") == (annealed and "before annealing" in quantity), quantity
+    folder = unfinished(runs / "cifar", tmp_path / "plain", points)
+    for module in (figure1, table_h1):
+        assert module.main(folder) == 0
+        told = capsys.readouterr().out
+        assert "nan" not in told
+        assert "(not finished)" in told
+    folder = unfinished(runs / "scaling", tmp_path / "study", 1)
+    with pytest.raises(ValueError, match="is not finished: there are no final errors yet"):
+        theorem_scaling.main(folder)
+
+
+def test_plain_figures_refuse_a_run_with_patches(runs):
+    for module in (figure1, table_h1):
+        with pytest.raises(ValueError, match="must be a run without patches"):
+            module.main(runs / "patch_cifar")
+
+
+def test_one_value_of_a_shape_is_refused_in_words(runs):
+    with pytest.raises(ValueError, match=r"must vary a field .*: L-S has one value of eta_1/eta_2"):
+        theorem_scaling.main(runs / "lemmas")
+    with pytest.raises(ValueError, match="patch_cifar has no P-only error"):
+        theorem_scaling.main(runs / "cifar")
+
+
+def test_figure_2_of_a_study_names_its_programs(runs):
+    with pytest.raises(ValueError, match=r"holds 2 programs, .* such as .*scaling/n=12,p0=0.3"):
+        figure2.main(runs / "scaling")
 
 
 @pytest.mark.parametrize("module", SCRIPTS, ids=lambda m: m.__name__.removeprefix("analysis."))

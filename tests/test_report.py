@@ -57,7 +57,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(sweep_run):
     outside = page[: page.index("<style>")] + re.sub(r"<script.*?</script>", "", page, flags=re.S)
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//[^"']*""", outside)
     for told in (
-        "Assumption 3.1", "python -m lr_order_jax.main", "jax ", "flow_time_1", "P-only", "norms",
+        "Assumption 3.1", "python -m lr_order_jax.main", "jax ", "flow_time_1", "P-only", "Norms",
         "results.nc",
         "complete", "Frobenius norm",
     ):  # fmt: skip
@@ -111,6 +111,61 @@ def test_runs_side_by_side_and_a_study(sweep_run, study_run, tmp_path):
     assert 'class="differs"' in page
 
 
+def measured_in(folder, name="evaluation", **options):
+    """Measures and writes the file, as the command does without a figure."""
+    found = measure.MEASURES[name](lr_order_jax.load(folder), **options)
+    (folder / "analysis").mkdir(exist_ok=True)
+    results.write_results(found, folder / "analysis" / f"{measure.file_name(name, options)}.nc")
+    return found
+
+
+def test_a_study_tells_which_shape_is_shown(study_run, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(study_run, folder)
+    measured_in(folder / "d=20,n=25")
+    report.report([folder], tmp_path / "study.html")
+    page = (tmp_path / "study.html").read_text()
+    shown = re.findall(r'alt="([^"]*)"', page)
+    of_first = [alt for alt in shown if "of d=10,n=15 (the first of 2 programs): " in alt]
+    assert {alt.split(" of ")[0] for alt in of_first} == {"Learning order", "Error against rate"}
+    assert any(alt.startswith("Error against shape: Final P-only error") for alt in shown)
+    assert any(alt.startswith("Evaluation of d=20,n=25: Training loss") for alt in shown)
+    assert "<caption>Evaluation of d=20,n=25: lazy_limit at step" in page
+    with pytest.raises(ValueError, match=r"holds 2 programs, .* such as .*study/d=10,n=15"):
+        measure.evaluation(lr_order_jax.load(folder))
+
+
+def test_what_was_measured_is_told_with_its_variant_and_age(sweep_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(sweep_run, folder)
+    shutil.rmtree(folder / "analysis", ignore_errors=True)
+    measured_in(folder)
+    measured_in(folder, changed={"num_test": 20})
+    newest = max(lr_order_jax.load(folder).checkpoints)
+    older = measured_in(folder, "norms").assign_coords(checkpoint=[newest - 1])
+    results.write_results(older, folder / "analysis" / "norms.nc")
+    (folder / "analysis" / "mine.nc").write_text("no such file")
+    report.report([folder], tmp_path / "run.html")
+    page = (tmp_path / "run.html").read_text()
+    assert "<caption>Evaluation: two_layer at step" in page
+    assert "Evaluation-num test=20: two_layer, evaluated with num_test = 20 at step" in page
+    marked = f"older: up to step {newest - 1}, the newest checkpoint is {newest}"
+    assert f"Norms ({marked}): " in page
+    assert page.count("older: ") == 3  # table; text and caption of the figure
+    assert "(two_layer, evaluated with num_test = 20)" in page
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "mine.nc" in line]
+    assert line.startswith(f"{folder}/analysis/mine.nc: cannot be shown (")
+    assert "mine.nc: cannot be shown" in page
+
+
+def test_what_was_measured_of_a_whole_run_is_marked_when_it_has_gone_on(sweep_run):
+    run = lr_order_jax.load(sweep_run)
+    now = int(run.dataset["steps_taken"].sum())
+    at = lambda steps: xr.Dataset(attrs={"steps_taken": steps})  # noqa: E731
+    assert report._older(run, at(now)) == ""
+    assert report._older(run, at(now - 1)) == "older: the run has gone on since"
+
+
 def test_an_unfinished_run_is_reported(sweep_run, tmp_path):
     folder = tmp_path / "half"
     shutil.copytree(sweep_run, folder)
@@ -123,7 +178,19 @@ def test_an_unfinished_run_is_reported(sweep_run, tmp_path):
     dataset.attrs["complete"] = np.int32(0)
     results.write_results(dataset, folder / "results.nc")
     report.report([folder], tmp_path / "half.html")
-    assert "not finished" in (tmp_path / "half.html").read_text()
+    page = (tmp_path / "half.html").read_text()
+    assert "<h1>half (not finished)</h1>" in page
+    assert "paired by seed: not finished" in page
+
+
+def test_a_run_without_results_is_one_line(sweep_run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.json").write_text((sweep_run / "config.json").read_text())
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        report.main()
+    assert ended.value.code == 2
+    told = f"{tmp_path}/results.nc: cannot be read (no results have been written yet)"
+    assert capsys.readouterr().err == f"error: {told}\n"
 
 
 @pytest.mark.parametrize(
@@ -230,6 +297,27 @@ def test_curves_are_drawn_and_switched(browser, sweep_run):
     labels = browser.execute_script(f"{label}.map(a => a.axis_label).toArray()")
     assert "test error of the mixture" in labels
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def test_panels_fit_a_narrow_window(browser, sweep_run):
+    report.report([sweep_run], sweep_run / "report.html")
+    size = {"height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    widths = "return [...document.querySelectorAll('.panels > div')].map(e => e.offsetWidth)"
+    try:
+        for width, columns in ((480, 1), (1300, 2)):
+            emulated = size | {"width": width}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", emulated)
+            open_page(browser, sweep_run / "report.html")
+            found = browser.execute_script(widths)
+            assert len(found) == report.PANELS
+            assert max(found) <= width / columns
+            assert min(found) > 0.8 * width / columns
+            beyond = browser.execute_script(
+                "return document.documentElement.scrollWidth - window.innerWidth"
+            )
+            assert beyond <= 0
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.mark.slow

@@ -51,6 +51,18 @@ def test_the_last_record_of_a_member_that_ended_early(dataset):
     assert float(results.final(dataset, "step")[0, 1]) == 2
 
 
+def test_a_member_that_still_runs_has_no_final_value(dataset):
+    dataset["status"][1, 0] = Status.RUNNING.value
+    dataset.attrs["complete"] = 0
+    np.testing.assert_allclose(results.final(dataset, "test_error"), [[0.1, 0.3], [np.nan, 0.34]])
+    table = results.learning_order_table(dataset)
+    assert table.title.startswith("two_layer (not finished): 2 seeds")
+    assert table.remarks[0].endswith("paired by seed: not finished")
+    assert table.rows[0][table.columns.index("P-only %")] == "10.00"
+    figure = figures.error_against_rate(dataset)
+    assert "(not finished)" in figure.get_suptitle()
+
+
 def test_the_table_shows_order_and_errors(dataset):
     table = results.learning_order_table(dataset)
     large, small = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
@@ -195,3 +207,124 @@ def test_every_annealing_is_marked(patched):
     marks = [line.get_xdata()[0] for line in axis.lines if str(line.get_color()) == "0.6"]
     assert marks == [2.0, 3.0, 4.0]
     assert results.annealing_times(patched.drop_vars(["learning_rate"])) == [3.0]
+
+
+def test_when_examples_were_learned(patched):
+    """Of record 0 nothing is counted; a chance hit is no learning for good."""
+    times = [
+        [1, 0, 0, 0, 0],  # right by chance before training
+        [0, 1, 0, 1, 1],
+        [1, 1, 1, 1, 1],
+        [0, 1, 1, 1, 0],
+    ]
+    right = np.broadcast_to(np.transpose(times), (2, 2, 5, 4)).astype(float).copy()
+    right[0, 1, 3:] = np.nan  # not recorded yet
+    patched["train_right"] = (("seed", "arm", "epoch", "example"), right)
+    patched["status"][1, 1] = Status.DIVERGED.value
+    first, for_good = results.first_learned(patched)
+    nan = np.nan
+    np.testing.assert_array_equal(first[0, 0], [nan, 1, 1, 1])
+    np.testing.assert_array_equal(for_good[0, 0], [nan, 3, 1, nan])
+    np.testing.assert_array_equal(for_good[0, 1], [nan, nan, 1, 1])
+    assert np.isnan(first[1, 1]).all()
+
+
+@pytest.mark.parametrize("never", [False, True])
+def test_bars_add_up_to_the_examples_learned(never):
+    rng = np.random.default_rng(0)
+    epochs = rng.integers(1, 4, (2, 2, 30)).astype(float)
+    epochs[:, :, ::3] = np.nan
+    if never:
+        epochs[:] = np.nan
+    dims = ("seed", "arm", "example")
+    told = {"long_name": "epoch at which the example was first right"}
+    found = xr.Dataset(
+        {
+            "first_learned": (dims, epochs, told),
+            "learned": (dims[:2], np.ones((2, 2)), {"long_name": "share"}),
+            "status": (dims[:2], np.ones((2, 2), int)),
+        },
+        {"arm": ["large", "small"], "seed": [0, 1]},
+        {"problem": "patch_cifar"},
+    )
+    axis = figures.measured(found).axes[0]
+    counts = [np.ptp(patch.get_xy(), axis=0)[1] for patch in axis.patches]
+    for column, patch in enumerate(axis.patches):
+        edges, heights = patch.get_xy()[1:-1:2, 0], patch.get_xy()[1:-1:2, 1]
+        assert heights.sum() == np.isfinite(epochs[:, column]).sum(), (edges, heights)
+    assert len(counts) == 2
+    assert axis.get_xlabel() == "epoch at which the example was first\nright"
+    assert axis.get_ylabel() == "examples of all seeds"
+
+
+def measured_at(steps, **dims):
+    """A measurement of two members and two seeds, as `analysis.measure` gives it."""
+    rng = np.random.default_rng(0)
+    grid = ("checkpoint", "seed", "eta_init")
+    sizes = (len(steps), 2, 2)
+    over = {dim: list(values) for dim, values in dims.items()}
+    shape = (*sizes, *map(len, over.values()))
+    told = {"long_name": "learning rate times the largest eigenvalue of something with a long name"}
+    return xr.Dataset(
+        {
+            "time": (grid, rng.random(sizes), {"long_name": "flow time"}),
+            "rate_times_sharpness": ((*grid, *over), rng.random(shape), told),
+            "status": (grid[1:], np.ones((2, 2), int)),
+        },
+        {"checkpoint": list(steps), "seed": [0, 1], "eta_init": [0.2, 0.1], **over},
+        {"problem": "two_layer"},
+    )
+
+
+def test_what_was_measured_at_one_checkpoint_can_be_seen():
+    axis = figures.measured(measured_at([7])).axes[0]
+    (edge,) = [line for line in axis.lines if line.get_linestyle() == "--"]
+    assert set(edge.get_ydata()) == {2}
+    assert "plain gradient descent" in axis.texts[0].get_text()
+    assert axis.get_ylim()[1] > 2
+    shown = [line for line in axis.lines if line.get_marker() == "o"]
+    assert len(shown) == len(axis.containers) == 2  # with error bars
+    assert axis.get_ylabel().replace("\n", " ").startswith("learning rate times")
+
+
+def test_layers_are_points_and_places_on_a_line_are_joined():
+    figure = figures.measured(measured_at([7, 9], layer=["W", "V"]))
+    assert {line.get_linestyle() for line in figure.axes[0].lines} <= {"None", "--"}
+    assert "at step 9" in figure.get_suptitle()
+    line = measured_at([7, 9], t=[0.0, 0.5, 1.0])
+    line["t"].attrs["long_name"] = "t (0: step 7, 1: the checkpoint)"
+    axis = figures.measured(line).axes[0]
+    assert axis.get_xlabel() == "t (0: step 7, 1: the checkpoint)"
+    assert {line.get_linestyle() for line in axis.lines} == {"-", "--"}
+
+
+def test_panels_of_a_measurement_do_not_overlap():
+    base = measured_at([7, 9])
+    told = {"long_name": "a name of a variable that is much too long for one line of a panel"}
+    many = base.assign({f"v{i}": base["time"].assign_attrs(told) for i in range(9)})
+    figure = figures.measured(many)
+    figure.canvas.draw()
+    boxes = [axis.get_tightbbox() for axis in figure.axes if axis.axison]
+    boxes += [text.get_window_extent() for text in [figure._suptitle, *figure.legends]]
+    for i, box in enumerate(boxes):
+        assert not any(box.padded(-1).overlaps(other.padded(-1)) for other in boxes[:i])
+
+
+def test_the_circle_is_drawn_with_one_colour_a_flow_time():
+    angles = np.linspace(-0.6, 0.6, 5)
+    curves = [
+        ("L-S", 96.0, angles, angles),
+        ("S", 3.0, angles, angles),
+        ("S", 96.4, angles, angles),
+    ]
+    figure = figures.around_the_circle(0.1, curves, "two_layer, seed 0")
+    first, large, small = figure.axes
+    assert large.lines[0].get_color() is not None
+    np.testing.assert_array_equal(large.lines[0].get_color(), small.lines[1].get_color())
+    assert not np.array_equal(small.lines[0].get_color(), small.lines[1].get_color())
+    assert "(rad)" in small.get_xlabel()
+    figure.set_size_inches(6.75, 2.6)
+    figure.canvas.draw()
+    for text in first.texts:
+        assert text.get_window_extent().x1 < first.get_window_extent().x1
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["flow time 3", "flow time 96"]

@@ -23,7 +23,8 @@ FLOORS = [
     {"figures", "directory"},
     {"experiment"},
     {"study", "verify", "members"},
-    {"main", "stored"},
+    {"stored"},
+    {"main", "merge"},
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,0 +1,33 @@
+"""Joins parts of a grid into one run's directory, see `lr_order_jax.merge`.
+
+    python -m analysis.merge DIR [DIR ...] --out=DIR
+
+Parts are the shards of one config (`--config.shard=i/n`), or runs that differ in seeds and in the
+values of their axes alone. Exit status 0 when all is joined; 2 with one line where a part is
+unfinished or of another config, or where members are missing, which are named.
+"""
+
+import argparse
+import sys
+
+from lr_order_jax.fields import ConfigError
+from lr_order_jax.merge import merge
+from lr_order_jax.progress import say
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("dirs", nargs="+", metavar="DIR", help="directories of finished parts")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new directory")
+    asked = parser.parse_args()
+    try:
+        whole = merge(asked.dirs, asked.out)
+    except (ConfigError, FileNotFoundError) as error:
+        say(f"error: {error}")
+        sys.exit(2)
+    sizes = " x ".join(f"{whole.sizes[dim]} {dim}" for dim in whole["status"].dims)
+    print(f"{whole['status'].size} members ({sizes}) of {len(asked.dirs)} parts in {asked.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Parts of a grid: shards and extensions are joined into what one run would have written."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import lr_order_jax
+from lr_order_jax import experiment, results, spec, sweep, verify
+from lr_order_jax.fields import ConfigError
+from lr_order_jax.merge import merge
+
+RATES, SEEDS = (0.2, 0.11, 0.05), (3, 1, 2, 0)
+RTOL, ATOL = 1e-4, 1e-5  # of sums made in another order, see test_invariance
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """A function that runs a part once and gives its directory."""
+    folder, made = tmp_path_factory.mktemp("parts"), {}
+
+    def run(tiny, name, **changes):
+        if name not in made:
+            values = {"eta_1": 0.2, "num_records": 3, "eta_init": RATES, "seeds": SEEDS}
+            made[name] = folder / name
+            experiment.run(spec.parse(tiny(**(values | changes))), made[name])
+        return made[name]
+
+    return run
+
+
+def assert_joined(whole, wanted):
+    """All members in the same order, the same attributes, and numbers equal up to rounding."""
+    assert whole.attrs.keys() == wanted.attrs.keys()
+    assert whole.attrs["complete"] == 1
+    for name, variable in wanted.variables.items():
+        assert (whole[name].dims, whole[name].dtype) == (variable.dims, variable.dtype)
+        assert whole[name].attrs.keys() == variable.attrs.keys()
+        np.testing.assert_allclose(whole[name].values, variable.values, rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_merged_shards_are_the_whole_run(tiny, make, tmp_path, count):
+    one = make(tiny, "one")
+    shards = [make(tiny, f"{i}of{count}", shard=f"{i}/{count}") for i in range(1, count + 1)]
+    sizes = [lr_order_jax.load(shard).dataset["status"].size for shard in shards]
+    assert sum(sizes) == len(RATES) * len(SEEDS)
+    assert max(sizes) - min(sizes) <= 1
+    whole = merge(shards[::-1], tmp_path / "whole")
+    assert_joined(whole, results.read_results(one))
+    assert verify.verify(tmp_path / "whole").wrong == []
+    merged = lr_order_jax.load(tmp_path / "whole")
+    assert merged.config["what"] == lr_order_jax.load(one).config["what"]
+    assert merged.grid.seeds == SEEDS
+    assert len(merged.checkpoints) == 0
+    assert (tmp_path / "whole" / "figures" / "learning_order.png").exists()
+
+
+def test_a_finished_run_is_extended_by_seeds_and_rates(tiny, make, tmp_path):
+    old = make(tiny, "old", seeds=(3, 1), eta_init=(0.2, 0.05))
+    seeds = make(tiny, "seeds", seeds=(2, 0), eta_init=(0.2, 0.05))
+    rates = make(tiny, "rates", eta_init=(0.11,))
+    whole = merge([old, seeds, rates], tmp_path / "whole")
+    wanted = results.read_results(make(tiny, "one"))
+    assert whole["eta_init"].values.tolist() == [0.2, 0.05, 0.11]
+    by_rate = wanted.sel(eta_init=[0.2, 0.05, 0.11])
+    assert_joined(whole, by_rate)
+    what = json.loads(whole.attrs["config"])
+    assert (what["seeds"], what["num_seeds"]) == (list(SEEDS), 4)
+    assert what["eta_init"] == [0.2, 0.05, 0.11]
+    assert lr_order_jax.load(tmp_path / "whole").grid.shape == (4, 3)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_merged_is_told(tiny, make, tmp_path):
+    first, second = (make(tiny, f"{i}of4", shard=f"{i}/4") for i in (1, 2))
+    with pytest.raises(ConfigError, match=r"missing: seed = 2, eta_init = 0.2; .*seed = 0"):
+        merge([first, second], tmp_path / "out")
+    other = make(tiny, "other", lam=(2e-3,))
+    with pytest.raises(ConfigError, match=r"other: is of another config: lam is \[0.001\] in"):
+        merge([first, other], tmp_path / "out")
+    records = make(tiny, "records", num_records=4)
+    with pytest.raises(ConfigError, match="records: is of another config: num_records"):
+        merge([first, records], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    changed = results.read_results(first)
+    changed["train_loss"] += 0.5
+    again = tmp_path / "again"
+    again.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (again / name).write_bytes((first / name).read_bytes())
+    results.write_results(changed, again / "results.nc")
+    with pytest.raises(ConfigError, match=r"disagree .*'train_loss'"):
+        merge([first, again], tmp_path / "out")
+    results.write_results(changed.assign_attrs(complete=np.int32(0)), again / "results.nc")
+    with pytest.raises(ConfigError, match="again: is unfinished"):
+        merge([first, again], tmp_path / "out")
+    content = bytearray((first / "results.nc").read_bytes())
+    content[len(content) // 2] ^= 0x40
+    (again / "results.nc").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"again.results\.nc: (cannot be read|does not match)"):
+        merge([again], tmp_path / "out")
+    with pytest.raises(ConfigError, match="out="):
+        merge([make(tiny, "one")], make(tiny, "old", seeds=(3, 1), eta_init=(0.2, 0.05)))
+
+
+@pytest.mark.parametrize(
+    ("shard", "told"),
+    [
+        ("5/4", "i from 1 to n"),
+        ("0/4", "i from 1 to n"),
+        ("1/5", "4 x 3 members cannot be cut into 5"),
+        ("1/13", "cannot be cut"),
+        ("one/4", "i from 1 to n"),
+    ],
+)
+def test_shards_that_there_are_not(tiny, tmp_path, shard, told):
+    def run():
+        run_spec = spec.parse(tiny(eta_init=RATES, seeds=SEEDS, shard=shard))
+        experiment.run(run_spec, tmp_path / "run")
+
+    with pytest.raises(ConfigError, match=f"config.shard = '{shard}': .*{told}"):
+        run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_of_another_shard_is_refused(tiny, make):
+    folder = make(tiny, "1of4", shard="1/4")
+    values = {"eta_1": 0.2, "num_records": 3, "eta_init": RATES, "seeds": SEEDS}
+    with pytest.raises(ConfigError, match="holds shard 1/4 of this config, not all members"):
+        experiment.run(spec.parse(tiny(**values)), folder)
+
+
+def test_every_member_is_in_one_shard():
+    for sizes in ((5, 6), (1, 7), (3, 2, 4)):
+        for count in range(1, 25):
+            for way in sweep.ways_to_cut(sizes, count)[:1]:
+                assert np.prod(way) == count
+                for size, parts in zip(sizes, way, strict=True):
+                    cuts = sweep.even_parts(size, parts)
+                    indices = [i for cut in cuts for i in range(size)[cut]]
+                    assert indices == list(range(size))
+                    assert all(cut.stop > cut.start for cut in cuts)
+
+
+@pytest.mark.slow
+def test_the_command(tiny, make, tmp_path):
+    shards = [str(make(tiny, f"{i}of2", shard=f"{i}/2")) for i in (1, 2)]
+    command = [sys.executable, "-m", "analysis.merge", *shards, f"--out={tmp_path / 'out'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "12 members (4 seed x 3 eta_init) of 2 parts" in done.stdout
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --out=")
+    assert done.stderr.count("\n") == 1
