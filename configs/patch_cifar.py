@@ -74,7 +74,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.noise_shared = ("batch", "channel")  # axes along which the activation noise is one draw
     c.compute_dtype = "float32"  # or "bfloat16", with float32 parameters and statistics
 
-    c.num_records = c.get_ref("epochs")  # points of the time grid after 0: one an epoch
+    c.num_records = config_dict.placeholder(int)  # points of the time grid; unset: one an epoch
 
     # How it is computed: free to change on resume.
     c.driving = config_dict.placeholder(str)  # "scan" or "dispatch"; unset: as measured fastest

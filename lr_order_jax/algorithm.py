@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lr_order_jax.fields import ConfigError
+
 PyTree = Any
 
 NEVER = 2**31 - 1
@@ -88,11 +90,21 @@ class TrainState(NamedTuple):
 
 
 def on_device(hypers: Hypers) -> Hypers:
-    """Host hyperparameters as float32 and int32 arrays."""
-    as_integers = lambda leaf: np.issubdtype(np.asarray(leaf).dtype, np.integer)  # noqa: E731
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.int32 if as_integers(leaf) else jnp.float32), hypers
-    )
+    """Host hyperparameters as float32 and int32 arrays.
+
+    Raises:
+      ConfigError: for a whole number that int32 does not hold.
+    """
+
+    def convert(leaf):
+        host = np.asarray(leaf)
+        if not np.issubdtype(host.dtype, np.integer):
+            return jnp.asarray(leaf, jnp.float32)
+        if np.any((host > NEVER) | (host < -NEVER)):
+            raise ConfigError(f"a member's hyperparameters: hold a number beyond {NEVER}")
+        return jnp.asarray(leaf, jnp.int32)
+
+    return jax.tree.map(convert, hypers)
 
 
 def stationary_tau_xi(tau_0, eta_1, weight_decay):

@@ -23,6 +23,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from lr_order_jax.fields import in_one_line
+
 PyTree = Any
 
 # Errors of a read that say nothing about the checkpoint: it must not be taken for damaged.
@@ -165,8 +167,7 @@ class Checkpoints:
                 raise OSError(
                     number, os.strerror(number), str(self.directory / str(step))
                 ) from error
-            reason = str(error).strip().split("\n")[0][:200]
-            raise ValueError(f"cannot be read ({type(error).__name__}: {reason})") from error
+            raise ValueError(f"cannot be read ({in_one_line(error)})") from error
         if _seal(meta) != seal:
             raise ValueError("its metadata do not match their checksum")
         found = _digests(tree)
@@ -252,7 +253,7 @@ def reading(workdir: str | os.PathLike) -> Iterator[Checkpoints]:
     """
     directory = pathlib.Path(workdir) / "checkpoints"
     if not directory.is_dir():
-        raise NoCheckpoint(f"{directory} does not exist")
+        raise NoCheckpoint(f"{directory} is not a directory")
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads
     try:

@@ -13,9 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lr_order_jax import __version__
+from lr_order_jax import __version__, results
 from lr_order_jax.fields import ConfigError
-from lr_order_jax.results import write_json
 from lr_order_jax.spec import Spec, Study, difference, digest
 
 
@@ -76,6 +75,9 @@ def read_whole_config(workdir: pathlib.Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text())
         parts = {"what": dict(stored["what"]), "sessions": list(stored["sessions"])}
+        parts |= {"how": dict(stored.get("how", {})), "programs": list(stored.get("programs", ()))}
+        if not all(isinstance(name, str) for name in parts["programs"]):
+            raise TypeError("a program is named by a string")
         return {**stored, **parts}
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{path}: is not a readable config.json; restore or remove it") from None
@@ -86,10 +88,20 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     return read_whole_config(workdir) if (workdir / "config.json").exists() else {}
 
 
+def _what_of_results(workdir: pathlib.Path) -> dict[str, Any]:
+    """What results.nc says was computed; {} if there is none that can be read."""
+    try:
+        return results.config_of(results.read_results(workdir))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
 def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:
-    """Refuses a directory in which something else was computed."""
+    """Refuses a directory in which something else was computed, by config.json or, where that is
+    lost, by results.nc."""
     stored = read_config(workdir)
-    if stored and (told := difference(stored["what"], run_spec.what)):
+    what = stored["what"] if stored else _what_of_results(workdir)
+    if what and (told := difference(what, run_spec.what)):
         raise ConfigError(f"--workdir={workdir}: holds a run of another config: {told}")
     ours, theirs = _shard_of(run_spec), stored.get("how", {}).get("shard")
     if stored and ours != theirs:
@@ -119,4 +131,4 @@ def write_config(workdir: pathlib.Path, run_spec: Spec | Study, audit: Sequence[
         **session,
         "sessions": [*read_config(workdir).get("sessions", []), session],
     }
-    write_json(config, workdir / "config.json")
+    results.write_json(config, workdir / "config.json")

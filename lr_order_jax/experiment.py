@@ -24,7 +24,13 @@ import numpy as np
 
 from lr_order_jax import directory, figures, memory, placement, results, spec, sweep
 from lr_order_jax.algorithm import NEVER, Status, TrainState, cause_of
-from lr_order_jax.checkpoint import Checkpoints, NoCheckpoint, arranged_like, by_path
+from lr_order_jax.checkpoint import (
+    Checkpoints,
+    NoCheckpoint,
+    arranged_like,
+    by_path,
+    stored_steps,
+)
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.problem import HasTheory
 from lr_order_jax.progress import Progress, say
@@ -83,7 +89,7 @@ class _Run:
         self.problem = run_spec.problem
         shard = run_spec.how.shard
         self.grid = sweep.make_grid(self.problem, run_spec.seeds, run_spec.common.zipped, shard)
-        self.time = np.linspace(0.0, self.problem.horizon(), run_spec.common.num_records + 1)
+        self.time = np.linspace(0.0, self.problem.horizon(), run_spec.num_records + 1)
         self.time_per_step = self.problem.time_per_step(self.grid.hypers)
         self.members = placement.place_members(
             self.problem, self.grid, *run_spec.ways, run_spec.how.devices
@@ -537,6 +543,24 @@ def check(run_spec: spec.Spec) -> None:
     sweep.make_grid(run_spec.problem, run_spec.seeds[:1], run_spec.common.zipped)
 
 
+def refuse_lost_checkpoints(workdir: pathlib.Path, has_records: bool = False) -> None:
+    """Refuses results without checkpoints: a run writes these first, so they have been lost, and
+    to start anew would overwrite what was computed.
+
+    Args:
+      has_records: whether joined results hold records of this run.
+    """
+    folder = workdir / "checkpoints"
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is not a directory; restore it or give a new --workdir")
+    steps = stored_steps(workdir) if folder.exists() else []
+    if not steps and (has_records or (workdir / "results.nc").exists()):
+        raise ConfigError(
+            f"{folder}: none is left of the run whose records results.nc holds; restore them or "
+            "give a new --workdir"
+        )
+
+
 def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = None):
     """Runs or continues an experiment in a directory and writes all its files.
 
@@ -556,6 +580,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
     _check_names(run_spec.problem)
     with directory.held(workdir):
         directory.check_config(workdir, run_spec)
+        refuse_lost_checkpoints(workdir)
         this = _Run(run_spec, workdir)
         signals.check()  # nothing is there to save yet
         checkpoints = Checkpoints(workdir / "checkpoints")

@@ -19,6 +19,17 @@ class ConfigError(ValueError):
     """A wrong configuration or input, told in one plain line."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its text, which may be long.
+
+    Examples:
+        >>> in_one_line(ValueError("no\\nmore"))
+        'ValueError: no'
+    """
+    first, *_ = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {first[:200]}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """What one value of a field may be.

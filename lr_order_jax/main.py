@@ -9,12 +9,13 @@ wrong or a disk is full or fails (what was saved before is whole), 2 with one li
 wrong config or input, 130 after SIGINT and 143 after SIGTERM, with everything saved.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 if __name__ == "__main__":  # Ctrl-C while modules load: there is nothing to save yet
@@ -122,12 +123,26 @@ def _check(workdir: str) -> None:
         report = verify.verify(workdir)
     except ConfigError as error:
         _refuse(str(error))
-    for line in report.found:
-        print(line)
-    for line in report.wrong:
-        print(f"WRONG: {line}")
-    print("nothing wrong found" if not report.wrong else f"{len(report.wrong)} things are wrong")
+    except OSError as error:
+        _refuse(f"--check={workdir}: cannot be read ({error.strerror})")
+    lines = [*report.found, *(f"WRONG: {line}" for line in report.wrong)]
+    lines.append(f"{len(report.wrong)} things are wrong" if report.wrong else "nothing wrong found")
+    with _on_stdout():
+        print("\n".join(lines), flush=True)
     sys.exit(1 if report.wrong else 0)
+
+
+@contextlib.contextmanager
+def _on_stdout() -> Iterator[None]:
+    """Output that ends without a traceback where its reader has seen enough, and with one line and
+    exit status 1 where it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still buffered
+        if not isinstance(error, BrokenPipeError):
+            say(f"error: stdout: {error.strerror}; the files are whole")
+            sys.exit(1)
 
 
 def _main(argv: Sequence[str]) -> None:
@@ -154,11 +169,9 @@ def _main(argv: Sequence[str]) -> None:
     except OSError as error:
         say(f"error: {error}; what was saved before is whole, the same command continues")
         sys.exit(1)
-    try:
+    with _on_stdout():
         results.print_table(results.TABLES[asked.specs[0].problem.table](dataset))
         print(f"results: {workdir / 'results.nc'}   figures: {workdir / 'figures'}", flush=True)
-    except BrokenPipeError:  # the reader has seen enough; the files are whole
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

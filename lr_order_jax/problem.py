@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lr_order_jax.algorithm import Hypers
-from lr_order_jax.fields import ConfigError
+from lr_order_jax.fields import ConfigError, in_one_line
 
 PyTree = Any
 
@@ -264,6 +264,6 @@ def lookup(name: Any) -> Any:
     except Exception as error:  # the module is a program: it can raise anything
         raise ConfigError(
             f"config.problem = {name!r}: must be one of {', '.join(sorted(_BUILDERS))}, or "
-            f"MODULE:CLASS of your own ({type(error).__name__}: {error})"
+            f"MODULE:CLASS of your own ({in_one_line(error)})"
         ) from None
     return found

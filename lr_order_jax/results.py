@@ -23,6 +23,7 @@ import xarray as xr
 
 from lr_order_jax import __version__
 from lr_order_jax.algorithm import Cause, Status
+from lr_order_jax.fields import in_one_line
 from lr_order_jax.problem import Variable
 from lr_order_jax.sweep import Axis
 
@@ -225,11 +226,21 @@ def read_results(workdir: str | os.PathLike) -> xr.Dataset:
 
     Raises:
       FileNotFoundError: if none have been written.
+      PermissionError: if they may not be read.
+      ValueError: if they are damaged.
     """
     path = pathlib.Path(workdir) / "results.nc"
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, "no results have been written yet", str(path))
-    dataset, _ = read_with_digest(path)
+    try:
+        dataset, told = read_with_digest(path)
+        is_whole = told == digest(dataset)
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged file makes HDF5 or xarray raise
+        raise ValueError(f"{path}: cannot be read ({in_one_line(error)})") from error
+    if not is_whole:
+        raise ValueError(f"{path}: does not match its digest")
     return dataset
 
 

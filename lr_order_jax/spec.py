@@ -27,7 +27,9 @@ class Common:
         1, 1_000_000, optional=True
     )  # stands for seeds 0..num_seeds-1
     zipped: tuple[str, ...] = fields.words()  # each "a+b": fields a and b are one axis
-    num_records: int = fields.integer(1, 1_000_000)  # points of the time grid after the one at 0
+    num_records: int | None = fields.integer(  # points of the time grid after the one at 0
+        1, 1_000_000, optional=True
+    )  # unset: one an epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Spec:
         return self.common.seeds
 
     @property
+    def num_records(self) -> int:
+        assert self.common.num_records is not None  # `parse` resolves them
+        return self.common.num_records
+
+    @property
     def ways(self) -> Ways:
         assert self.how.driving is not None  # `parse` resolves them
         assert self.how.mapping is not None
@@ -97,6 +104,7 @@ def parse(config: Any) -> Spec:
     section, common, how = (fields.parse(s, values) for s in sections)
     common = _resolve_seeds(common)
     task = builder.build(section)
+    common = _resolve_records(common, task)
     rules = fields.rules(builder.Fields)
     of_task = {k: v for k, v in dataclasses.asdict(task.fields).items() if rules[k].is_what}
     what = {"problem": name, **of_task, **dataclasses.asdict(common)}
@@ -180,6 +188,16 @@ def _resolve_seeds(common: Common) -> Common:
     if len(set(seeds)) != len(seeds):
         raise ConfigError(f"config.seeds = {seeds}: must be distinct")
     return dataclasses.replace(common, seeds=seeds, num_seeds=len(seeds))
+
+
+def _resolve_records(common: Common, task: problem.Problem) -> Common:
+    if common.num_records is not None:
+        return common
+    if task.clock != "epoch":
+        raise ConfigError("config.num_records is not set: only a time in epochs has one for each")
+    rule = fields.rules(Common)["num_records"]
+    count = fields.convert("num_records", round(task.horizon()), rule)
+    return dataclasses.replace(common, num_records=count)
 
 
 def digest(spec: Spec | Study) -> str:

@@ -7,6 +7,7 @@ are joined into one `results.nc`, with a dimension for each of these fields.
 
 import pathlib
 
+import numpy as np
 import xarray as xr
 
 from lr_order_jax import directory, experiment, figures, results, spec
@@ -31,6 +32,8 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset:
     folders = [workdir / name for name in study.programs]
     with experiment.Signals() as signals, directory.held(workdir):
         directory.check_config(workdir, study)
+        for folder, has_records in zip(folders, _have_records(study, workdir), strict=True):
+            experiment.refuse_lost_checkpoints(folder, bool(has_records))
         for run_spec in study.specs:
             experiment.check(run_spec)
             signals.check()
@@ -40,7 +43,7 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset:
             try:
                 experiment.run(run_spec, folder, signals)
             finally:
-                parts = [_results_of(folder) for folder in folders]
+                parts = [_results_of(*pair) for pair in zip(study.specs, folders, strict=True)]
                 if any(part is not None for part in parts):
                     dataset = results.join(study.what, study.axes, parts)
                     results.write_results(dataset, workdir / "results.nc")
@@ -50,5 +53,21 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset:
     return dataset
 
 
-def _results_of(folder: pathlib.Path) -> xr.Dataset | None:
-    return results.read_results(folder) if (folder / "results.nc").exists() else None
+def _results_of(run_spec: spec.Spec, folder: pathlib.Path) -> xr.Dataset | None:
+    """The results of a program; None if it has none, or damaged ones or those of another config:
+    then running it again writes them, or says why it cannot."""
+    try:
+        dataset = results.read_results(folder)
+    except (FileNotFoundError, ValueError):
+        return None
+    return None if spec.difference(results.config_of(dataset), run_spec.what) else dataset
+
+
+def _have_records(study: spec.Study, workdir: pathlib.Path) -> np.ndarray:
+    """(programs,): whether the joined results hold records of each program."""
+    try:
+        steps = results.read_results(workdir)["step"]
+    except (FileNotFoundError, ValueError):
+        return np.zeros(len(study.programs), bool)
+    steps = steps.transpose(*(axis.name for axis in study.axes), ...)
+    return np.isfinite(steps.values.reshape(len(study.programs), -1)).any(axis=1)

@@ -1,12 +1,13 @@
 """Whether the directory of a run is whole: `python -m lr_order_jax.main --check=DIR`.
 
 Everything is read and compared with the rest: config.json, results.nc, metrics.jsonl and every
-checkpoint. Nothing is written, nothing of it is executed, and no problem is built.
+checkpoint. Nothing is written, nothing of it is executed, and no problem is built. Where a run goes
+on in the directory, what it writes or removes meanwhile is not wrong.
 """
 
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +15,11 @@ import xarray as xr
 
 from lr_order_jax import checkpoint, directory, results, spec
 from lr_order_jax.algorithm import Status
-from lr_order_jax.fields import ConfigError
+from lr_order_jax.fields import ConfigError, in_one_line
+from lr_order_jax.sweep import Axis
 
 MOST_TOLD = 5  # wrong lines of metrics.jsonl that are told one by one
+NONE_WHOLE: tuple[int, Mapping[str, Any], int] = (-1, {}, 0)  # as `_checkpoints` returns it
 
 
 class Report(NamedTuple):
@@ -31,35 +34,48 @@ def verify(workdir: str | pathlib.Path) -> Report:
 
     Raises:
       ConfigError: if it is no directory of a run.
+      OSError: if its config.json cannot be read.
     """
     workdir = pathlib.Path(workdir)
-    if not (workdir / "config.json").is_file():
-        raise ConfigError(f"--check={workdir}: is not the directory of a run (no config.json)")
+    try:
+        config = directory.read_whole_config(workdir)
+    except (FileNotFoundError, NotADirectoryError):
+        told = f"--check={workdir}: is not the directory of a run (no config.json)"
+        raise ConfigError(told) from None
     report = Report([], [])
-    what = directory.read_config(workdir)["what"]
-    dataset = _results(workdir, what, report)
-    programs = sorted(path.parent for path in workdir.glob("*/config.json"))
-    if programs:
-        names = directory.read_config(workdir).get("programs", [])
-        if missing := sorted(set(names) - {folder.name for folder in programs}):
-            is_complete = dataset is not None and dataset.attrs["complete"]
-            told = f"programs {', '.join(missing)}: not there"
-            (report.wrong if is_complete else report.found).append(told)
-        for folder in programs:
-            of_program = verify(folder)
-            report.found.extend(f"{folder.name}: {line}" for line in of_program.found)
-            report.wrong.extend(f"{folder.name}: {line}" for line in of_program.wrong)
+    dataset = _part("results.nc", report, _results, workdir, config["what"])
+    if config["programs"]:
+        _part("programs", report, _programs, workdir, config, dataset)
     else:
-        step, history, metrics_bytes = _checkpoints(workdir, what, report)
+        newest = _part("checkpoints", report, _checkpoints, workdir, config, dataset)
+        step, history, metrics_bytes = newest or NONE_WHOLE
         if dataset is not None:
-            _history(dataset, step, history, report)
-            _metrics(workdir / "metrics.jsonl", dataset, metrics_bytes, report)
+            _part(
+                "results.nc", report, _records, dataset, f"the checkpoint of step {step}", history
+            )
+            path = workdir / "metrics.jsonl"
+            _part("metrics.jsonl", report, _metrics, path, dataset, metrics_bytes)
+    _part(".", report, _leftovers, workdir)
+    return report
+
+
+def _part(name: str, report: Report, check: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of one check, which adds to the report. Whatever it raises is wrong: a file that
+    cannot be read, or damage of a kind that it does not know of."""
+    try:
+        return check(*arguments, report)
+    except Exception as error:
+        report.wrong.append(f"{name}: cannot be checked ({in_one_line(error)})")
+        return None
+
+
+def _leftovers(workdir: pathlib.Path, report: Report) -> None:
+    """What faults have left, and is not wrong."""
     for path in sorted(workdir.glob(".*.writing")):
         report.found.append(f"{path.name}: left by a write that was cut short; can be removed")
     if (aside := workdir / "damaged_checkpoints").is_dir():
         steps = ", ".join(sorted(path.name for path in aside.iterdir()))
         report.found.append(f"damaged_checkpoints: set aside by a run, of steps {steps}")
-    return report
 
 
 def _results(workdir: pathlib.Path, what: Mapping[str, Any], report: Report) -> xr.Dataset | None:
@@ -75,8 +91,7 @@ def _results(workdir: pathlib.Path, what: Mapping[str, Any], report: Report) -> 
         stored = dict(json.loads(dataset.attrs["config"]))
         _check_itself(dataset, report)
     except Exception as error:  # whatever a damaged file makes HDF5 or xarray raise
-        reason = str(error).strip().split("\n")[0][:200]
-        report.wrong.append(f"results.nc: cannot be read ({type(error).__name__}: {reason})")
+        report.wrong.append(f"results.nc: cannot be read ({in_one_line(error)})")
         return None
     if told := spec.difference(what, stored):
         report.wrong.append(f"results.nc: is of another config than config.json: {told}")
@@ -86,65 +101,136 @@ def _results(workdir: pathlib.Path, what: Mapping[str, Any], report: Report) -> 
     return dataset
 
 
+def _programs(
+    workdir: pathlib.Path, config: Mapping[str, Any], dataset: xr.Dataset | None, report: Report
+) -> None:
+    """The programs of a study, each in its directory, and their results against the joined ones."""
+    names = config["programs"]
+    is_complete = dataset is not None and bool(dataset.attrs["complete"])
+    if missing := [name for name in names if not (workdir / name / "config.json").exists()]:
+        told = f"programs {', '.join(missing)}: not there"
+        (report.wrong if is_complete else report.found).append(told)
+    for name in (name for name in names if name not in missing):
+        of_program = _part(name, report, lambda folder, _: verify(folder), workdir / name)
+        for ours, theirs in zip(report, of_program or (), strict=False):
+            ours.extend(f"{name}: {line}" for line in theirs)
+    parts: list[xr.Dataset | None] = []
+    for name in names:
+        try:
+            parts.append(results.read_results(workdir / name))
+        except (OSError, ValueError):  # told above
+            parts.append(None)
+    if dataset is None or all(part is None for part in parts):
+        return
+    joined = results.join(config["what"], _axes(config), parts)
+    of_time = {
+        str(name): values.values
+        for name, values in joined.data_vars.items()
+        if results.clock_of(joined) in values.dims
+    }
+    before = len(report.wrong)
+    _records(dataset, "the programs", of_time, report)
+    is_same = results.digest(joined) == results.digest(dataset)
+    if is_complete and not is_same and len(report.wrong) == before:
+        report.wrong.append("results.nc: differs from the results of the programs")
+
+
+def _axes(config: Mapping[str, Any]) -> list[Axis]:
+    """The axes along which the programs of a study differ, as its config names them."""
+    what = config["what"]
+    names = [pair.partition("=")[0] for pair in config["programs"][0].split(",")]
+    groups = {group[0]: group for entry in what["zipped"] if (group := entry.split("+"))}
+    followers = {name for group in groups.values() for name in group[1:]}
+    return [
+        Axis(name, {field: tuple(what[field]) for field in groups.get(name, [name])})
+        for name in names
+        if name not in followers
+    ]
+
+
 def _check_itself(dataset: xr.Dataset, report: Report) -> None:
     """Whether the labelled arrays contradict themselves."""
     clock = results.clock_of(dataset)
-    status, complete = dataset["status"].values, bool(dataset.attrs["complete"])
+    dims = dataset["step"].transpose("seed", ..., clock).dims
+    status = dataset["status"].transpose(*dims[:-1]).values
+    complete = bool(dataset.attrs["complete"])
     if unknown := set(status.ravel().tolist()) - {s.value for s in Status}:
         report.wrong.append(f"results.nc: holds the unknown status {sorted(unknown)}")
     if complete != bool(np.all(status != Status.RUNNING)):
         report.wrong.append("results.nc: its attribute `complete` contradicts its status")
     if not np.all(np.diff(dataset[clock].values) > 0):
         report.wrong.append("results.nc: its times do not increase")
-    steps = dataset["step"].transpose("seed", ..., clock).values
+    steps = dataset["step"].transpose(*dims).values
     made = np.isfinite(steps)
     if np.any(~made[..., :-1] & made[..., 1:]):
         report.wrong.append("results.nc: a member has records after a point without one")
     if np.any(np.diff(steps)[made[..., :-1] & made[..., 1:]] < 0):
         report.wrong.append("results.nc: a member's steps go back")
-    if np.any(~made[..., -1] & (status == Status.COMPLETED).reshape(made.shape[:-1])):
-        report.wrong.append("results.nc: a member that completed lacks its last record")
+    ended = np.isin(status, (Status.COMPLETED, Status.STOPPED))
+    if np.any(~_made_at_end(dataset, made) & ended):
+        report.wrong.append("results.nc: a member that ended lacks its last record")
     of_status = ", ".join(
         f"{int(np.sum(status == s))} {s.name.lower()}" for s in Status if np.any(status == s)
     )
-    state = "complete" if complete else "unfinished, the same command continues"
+    state = "complete" if complete else "unfinished"
     report.found.append(f"results.nc: {state}; members: {of_status}")
     for line in results.diverged(dataset):
         report.found.append(f"results.nc: {line}")
 
 
+def _made_at_end(dataset: xr.Dataset, made: np.ndarray) -> np.ndarray:
+    """Whether each member has the record at the first point of time at or after its end, up to the
+    rounding of its steps. `made` is (S, ..., T)."""
+    clock = results.clock_of(dataset)
+    time = dataset[clock].values
+    ended_at = dataset["ended_at"].transpose(
+        *dataset["step"].transpose("seed", ..., clock).dims[:-1]
+    )
+    last = np.searchsorted(time, ended_at.values - 1e-6 * time[-1]).clip(max=len(time) - 1)
+    return np.take_along_axis(made, last[..., None], axis=-1)[..., 0]
+
+
 def _checkpoints(
-    workdir: pathlib.Path, what: Mapping[str, Any], report: Report
+    workdir: pathlib.Path, config: Mapping[str, Any], dataset: xr.Dataset | None, report: Report
 ) -> tuple[int, Mapping[str, Any], int]:
     """Every checkpoint. Step, history and length of metrics.jsonl of the newest whole one."""
-    newest: tuple[int, Mapping[str, Any], int] = (-1, {}, 0)
-    if not (workdir / "checkpoints").is_dir():
-        report.found.append("checkpoints: none yet")
+    newest, whole = NONE_WHOLE, []
+    steps = checkpoint.stored_steps(workdir) if (workdir / "checkpoints").exists() else []
+    if not steps:
+        is_lost = dataset is not None and not config.get("merged")  # a run writes them first
+        told = "lost, although there are results" if is_lost else "none yet"
+        (report.wrong if is_lost else report.found).append(f"checkpoints: {told}")
         return newest
     with checkpoint.reading(workdir) as checkpoints:
-        steps = checkpoints.steps()
-        if not steps:
-            report.found.append("checkpoints: none yet")
         for step in steps:
             try:
                 tree, meta = checkpoints.restore(step)
-            except (OSError, ValueError) as error:
-                report.wrong.append(f"checkpoint of step {step}: {error}")
+                found = step, dict(tree["history"]), int(meta["metrics_bytes"])
+                told = spec.difference(config["what"], meta["what"])
+            except Exception as error:
+                if (checkpoints.directory / str(step)).exists():  # else a live run has removed it
+                    reason = (
+                        error if isinstance(error, OSError | ValueError) else in_one_line(error)
+                    )
+                    report.wrong.append(f"checkpoint of step {step}: {reason}")
                 continue
-            if told := spec.difference(what, meta.get("what", {})):
+            if told:
                 report.wrong.append(f"checkpoint of step {step}: is of another config: {told}")
-            newest = step, tree["history"], int(meta["metrics_bytes"])
-    if newest[0] >= 0:
-        report.found.append(f"checkpoints: steps {', '.join(map(str, steps))}, checksums compared")
+            newest = found
+            whole.append(step)
+    if whole:
+        report.found.append(f"checkpoints: steps {', '.join(map(str, whole))}, checksums compared")
     return newest
 
 
-def _history(dataset: xr.Dataset, step: int, history: Mapping[str, Any], report: Report) -> None:
-    """The records of the newest whole checkpoint against results.nc, which is written after it."""
-    of_checkpoint = f"the checkpoint of step {step}"
+def _records(
+    dataset: xr.Dataset, of_checkpoint: str, history: Mapping[str, Any], report: Report
+) -> None:
+    """The records of the newest whole checkpoint, or of a study's programs, against results.nc,
+    which is written after it."""
     for name, records in history.items():
         if name not in dataset:
-            report.wrong.append(f"results.nc: lacks {name}, which the checkpoints have")
+            report.wrong.append(f"results.nc: lacks {name}, which {of_checkpoint} has")
             return
         if dataset[name].size != records.size:
             report.wrong.append(f"results.nc: its {name} has another shape than {of_checkpoint}")
@@ -168,14 +254,15 @@ def _history(dataset: xr.Dataset, step: int, history: Mapping[str, Any], report:
 
 def _metrics(path: pathlib.Path, dataset: xr.Dataset, metrics_bytes: int, report: Report) -> None:
     """Each line of metrics.jsonl against results.nc."""
+    again = "; the same command writes it again" if metrics_bytes else ""
     if not path.exists():
-        report.wrong.append("metrics.jsonl: is missing; the same command writes it again")
+        report.wrong.append(f"metrics.jsonl: is missing{again}")
         return
     content = path.read_bytes()
     if len(content) < metrics_bytes:
         report.wrong.append(
             f"metrics.jsonl: has {len(content)} bytes, the newest checkpoint knows of "
-            f"{metrics_bytes}; the same command writes it again"
+            f"{metrics_bytes}{again}"
         )
     whole = content[: max(metrics_bytes, content.rfind(b"\n") + 1)]  # the rest was being written
     wrong = list(_wrong_lines(whole.decode(errors="replace"), dataset))

@@ -10,12 +10,20 @@ import toy
 
 from lr_order_jax import algorithm, engine, placement, spec, sweep
 from lr_order_jax.algorithm import NEVER, Hypers, Status, TrainState
+from lr_order_jax.fields import ConfigError
 
 
 def hypers(steps=(10, 20), thresholds=(0.5, 0.1), rates=(0.4, 0.1)) -> Hypers:
     return algorithm.on_device(
         Hypers(np.array(rates), np.array(steps), np.array(thresholds), np.float64(0.0), 0.0)
     )
+
+
+def test_whole_numbers_that_would_wrap_are_refused():
+    np.testing.assert_array_equal(hypers(steps=(0, NEVER)).phase_steps, [0, NEVER])
+    for steps in ((0, NEVER + 1), (-NEVER - 1, 0)):
+        with pytest.raises(ConfigError, match="hold a number beyond 2147483647"):
+            hypers(steps=steps)
 
 
 def state(phase=0, counts=(0, 0), status=Status.RUNNING, weight=1.0) -> TrainState:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -308,13 +309,37 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_alone(confi
 
 
 def test_checkpoints_of_another_config_are_refused_without_a_config_json(config, tmp_path):
+    """By results.nc, and without it by the checkpoints."""
     run(config(), tmp_path / "run")
-    (tmp_path / "run" / "config.json").unlink()
-    before = snapshot(tmp_path / "run")
-    with pytest.raises(ConfigError, match="belongs to another config: r is 0"):
-        run(config(r=0.3), tmp_path / "run")
-    assert snapshot(tmp_path / "run") == before
+    for lost, told in (("config.json", "a run of another config"), ("results.nc", "belongs to an")):
+        (tmp_path / "run" / lost).unlink()
+        before = snapshot(tmp_path / "run")
+        with pytest.raises(ConfigError, match=rf"{told}.*: r is 0\.1 there, 0\.3 here"):
+            run(config(r=0.3), tmp_path / "run")
+        assert snapshot(tmp_path / "run") == before
     run(config(), tmp_path / "run")  # its own config continues
+
+
+def test_results_without_checkpoints_are_refused_and_left_alone(config, tmp_path):
+    """To start anew would overwrite them."""
+    folder = tmp_path / "run"
+    run(config(), folder)
+    shutil.rmtree(folder / "checkpoints")
+    for lost in ("nothing", "config.json"):
+        (folder / lost).unlink(missing_ok=True)
+        before = snapshot(folder)
+        with pytest.raises(ConfigError, match=r"none is left of the run whose records results\.nc"):
+            run(config(), folder)
+        assert snapshot(folder) == before
+        assert not (folder / "checkpoints").exists()
+    (folder / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match="none is left"):
+        run(config(), folder)
+    (folder / "checkpoints").rmdir()
+    (folder / "checkpoints").touch()
+    with pytest.raises(ConfigError, match="checkpoints: is not a directory"):
+        run(config(), folder)
+    assert snapshot(folder) == before | {folder / "checkpoints": b""}
 
 
 def test_config_json_keeps_every_session(config, tmp_path, monkeypatch):

@@ -265,6 +265,7 @@ def test_a_schedule_that_is_cut_short_skips_its_later_phases():
         ({"train_set": ("dirty",)}, "must be one of mixture, clean_part, all_clean"),
         ({"momentum": (1.0,)}, "from 0 to below 1"),
         ({"arm": ()}, "config.arm = (): must hold at least one value"),
+        ({"epochs": 800_000_000}, "config.epochs = 800000000: at 3 steps an epoch too many steps"),
         ({"dataset": "imagenet"}, "must be one of cifar10, procedural"),
     ],
 )

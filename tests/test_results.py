@@ -116,6 +116,28 @@ def test_equal_results_are_equal_bytes(dataset, tmp_path):
     assert (tmp_path / "a.nc").read_bytes() == (tmp_path / "b.nc").read_bytes()
 
 
+def test_results_that_do_not_match_their_digest_are_refused(dataset, tmp_path):
+    path = tmp_path / "results.nc"
+    with pytest.raises(FileNotFoundError):
+        results.read_results(tmp_path)
+    results.write_results(dataset, path)
+    whole = path.read_bytes()
+    assert results.read_results(tmp_path).identical(dataset)
+    stored, told = results.read_with_digest(path)
+    stored["step"][0, 0, 0] = 7.0
+    for content, reason in (
+        (bytes(stored.assign_attrs(digest=told).to_netcdf(engine="h5netcdf")), "not match its dig"),
+        (bytes(stored.to_netcdf(engine="h5netcdf")), "does not match its digest"),
+        (whole[:3000], "cannot be read"),
+        (b"", "cannot be read"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=reason) as caught:
+            results.read_results(tmp_path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+
+
 ELSEWHERE = {"error_against_shape", "learning_order_map", "lemmas"}  # test_study, test_lemmas
 
 

@@ -1,6 +1,7 @@
 """Several programs as one study: parsed, run, joined, and what is read from it."""
 
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -111,6 +112,47 @@ def test_the_same_command_again_changes_nothing(done, capsys):
     xr.testing.assert_identical(study.run(asked, folder), dataset)
     assert (folder / "results.nc").read_bytes() == before
     assert capsys.readouterr().err.count("nothing left to run") == 2
+
+
+def test_damaged_results_of_a_program_are_written_again(done, tmp_path):
+    """Also those of the second program, which are joined after the first one."""
+    asked, folder, dataset = done
+    folder = shutil.copytree(folder, tmp_path / "run")
+    for damage in (lambda path: path.read_bytes()[:3000], other_number, of_others):
+        for name in asked.programs:
+            path = folder / name / "results.nc"
+            path.write_bytes(damage(path))
+        xr.testing.assert_identical(study.run(asked, folder), dataset)
+
+
+def other_number(path):
+    """The bytes of results with another number under the old digest."""
+    changed = xr.load_dataset(path, engine="h5netcdf")
+    changed["train_loss"][0, 0, 0] = 9.0
+    return bytes(changed.to_netcdf(engine="h5netcdf"))
+
+
+def of_others(path):
+    """Those of a program of other variables, whole."""
+    changed = results.read_results(path.parent).drop_vars("train_loss")
+    changed.attrs["config"] = json.dumps(results.config_of(changed) | {"d": 11})
+    changed = changed.assign_attrs(digest=results.digest(changed))
+    return bytes(changed.to_netcdf(engine="h5netcdf"))
+
+
+def test_joined_results_of_a_program_that_is_lost_are_refused(done, tmp_path):
+    asked, folder, _ = done
+    folder = shutil.copytree(folder, tmp_path / "run")
+    before = (folder / "results.nc").read_bytes()
+    shutil.rmtree(folder / "d=20,n=25" / "checkpoints")
+    with pytest.raises(ConfigError, match=r"d=20,n=25/checkpoints: none is left"):
+        study.run(asked, folder)
+    shutil.rmtree(folder / "d=20,n=25")
+    (folder / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"d=20,n=25/checkpoints: none is left"):
+        study.run(asked, folder)
+    assert (folder / "results.nc").read_bytes() == before
+    assert not (folder / "config.json").exists()
 
 
 def test_another_study_in_its_directory_is_refused(done, values):

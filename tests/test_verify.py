@@ -10,7 +10,8 @@ import pytest
 import xarray as xr
 from conftest import load_config
 
-from lr_order_jax import experiment, results, spec, study, verify
+from lr_order_jax import checkpoint, directory, experiment, results, spec, study, verify
+from lr_order_jax.algorithm import Status
 from lr_order_jax.fields import ConfigError
 
 
@@ -130,7 +131,7 @@ DAMAGE = {
     ),
     "a member that lacks its end": (
         lambda f: rewrite(f, lambda ds: drop_last_step(ds)),
-        "a member that completed lacks its last record",
+        "a member that ended lacks its last record",
     ),
     "a hole in the records": (
         lambda f: rewrite(f, lambda ds: set_value(ds, "step", np.nan)),
@@ -200,6 +201,30 @@ DAMAGE = {
         lambda f: change_line(f, 5, lambda line: line.replace("{", '{"colour": 3, ')),
         "line 6 has other names than results.nc",
     ),
+    "metrics that are a directory": (
+        lambda f: ((f / "metrics.jsonl").unlink(), (f / "metrics.jsonl").mkdir()),
+        r"metrics.jsonl: cannot be checked \(IsADirectoryError: ",
+    ),
+    "checkpoints of another layout": (
+        lambda f: reseal(f, lambda tree, meta: ({"a": np.zeros(3)}, meta)),
+        r"checkpoint of step \d+: KeyError: 'history'",
+    ),
+    "metadata of another layout": (
+        lambda f: reseal(f, lambda tree, meta: (tree, {"metrics_bytes": "many", "what": {}})),
+        r"checkpoint of step \d+: invalid literal for int",
+    ),
+    "checkpoints that are gone": (
+        lambda f: shutil.rmtree(f / "checkpoints"),
+        "checkpoints: lost, although there are results",
+    ),
+    "checkpoints that are emptied": (
+        lambda f: [shutil.rmtree(path) for path in (f / "checkpoints").iterdir()],
+        "checkpoints: lost, although there are results",
+    ),
+    "checkpoints that are a file": (
+        lambda f: (shutil.rmtree(f / "checkpoints"), (f / "checkpoints").touch()),
+        "checkpoints: cannot be checked .* is not a directory",
+    ),
     "another config": (other_config, "is of another config than config.json: d is 7 there"),
 }
 
@@ -208,11 +233,22 @@ def drop_last_step(dataset):
     dataset["step"][(0,) * (dataset["step"].ndim - 1) + (-1,)] = np.nan
 
 
+def reseal(folder, change):
+    """A whole checkpoint of other content in place of the newest, and none before it."""
+    steps = checkpoint.stored_steps(folder)
+    tree, meta = change(*checkpoint.restore(folder, steps[-1]))
+    shutil.rmtree(folder / "checkpoints")
+    writer = checkpoint.Checkpoints(folder / "checkpoints")
+    writer.save(steps[-1], tree, meta)
+    writer.close()
+
+
 def change_both(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     change_line(folder, 4, lambda line: lines[3])
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <function File.close")
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_named(folder, name):
     damage, told = DAMAGE[name]
@@ -278,6 +314,74 @@ def test_what_is_no_run_is_refused(tmp_path):
         verify.verify(tmp_path)
 
 
+@pytest.mark.parametrize("programs", [None, 3, [3], "null"])
+def test_programs_that_are_none_are_one_line(folder, programs):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"programs": programs}))
+    if programs == "null":  # a list of four letters, none of which is there
+        assert any("programs n, u, l, l: not there" in w for w in verify.verify(folder).wrong)
+        return
+    with pytest.raises(ConfigError, match=r"is not a readable config.json"):
+        verify.verify(folder)
+
+
+@pytest.mark.parametrize("ends", ["by its loss", "annealed early", "before the last point"])
+def test_a_member_that_ends_early_is_whole(tiny, tmp_path, ends):
+    changes = {
+        "by its loss": {"epsilon_2": (100.0,)},
+        "annealed early": {"anneal_step": (1,), "epsilon_1": (100.0,)},
+        "before the last point": {"eta_init": (0.3,), "eta_2": (0.07,)},
+    }
+    dataset = experiment.run(spec.parse(tiny(**changes[ends])), tmp_path / "run")
+    ended = np.isin(dataset["status"], (Status.COMPLETED, Status.STOPPED))
+    assert ended.all()
+    if ends != "before the last point":
+        assert (dataset["ended_at"] < dataset["flow_time"][-1]).any()
+        assert dataset["train_loss"][..., -1].isnull().any()
+    assert verify.verify(tmp_path / "run").wrong == []
+    rewrite(tmp_path / "run", lambda ds: ds.assign(step=without_last(ds["step"])))
+    wrong = verify.verify(tmp_path / "run").wrong
+    assert "results.nc: a member that ended lacks its last record" in wrong
+
+
+def without_last(steps):
+    """Each member's last record left out."""
+    kept = steps.notnull().sum("flow_time") - 1
+    index = np.arange(steps.sizes["flow_time"])
+    return steps.where(index < kept.values[..., None]).assign_attrs(steps.attrs)
+
+
+def test_a_nested_run_turns_off_no_check(folder, finished):
+    shutil.copytree(finished, folder / "nested")
+    assert verify.verify(folder).wrong == []
+    (folder / "metrics.jsonl").unlink()
+    assert any("metrics.jsonl: is missing" in line for line in verify.verify(folder).wrong)
+
+
+def test_checkpoints_that_a_live_run_removes_are_not_wrong(folder, monkeypatch):
+    """One is gone when it comes to be read, as where the newest three go on."""
+    restore = checkpoint.Checkpoints.restore
+
+    def gone(self, step):
+        if step == 0:
+            shutil.rmtree(self.directory / "0")
+        return restore(self, step)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "restore", gone)
+    report = verify.verify(folder)
+    assert report.wrong == []
+    assert not any("steps 0" in line for line in report.found)
+
+
+def test_checkpoints_of_another_version_are_told(folder, tiny, monkeypatch):
+    """--check compares what it knows of; a run refuses to continue."""
+    monkeypatch.setattr(experiment, "FORMAT", experiment.FORMAT + 1)
+    assert verify.verify(folder).wrong == []
+    values = tiny(keep_at=(0.0, 5.0))
+    with pytest.raises(ConfigError, match="are of another version of lr_order_jax; give a new"):
+        experiment.run(spec.parse(values), folder)
+
+
 def test_the_programs_of_a_study_are_checked_each(tiny, tmp_path):
     study.run(spec.parse_study(tiny(d=(4, 6))), tmp_path / "study")
     report = verify.verify(tmp_path / "study")
@@ -287,3 +391,47 @@ def test_the_programs_of_a_study_are_checked_each(tiny, tmp_path):
     wrong = verify.verify(tmp_path / "study").wrong
     assert wrong
     assert all(line.startswith("d=6: checkpoint of step") for line in wrong), wrong
+
+
+@pytest.fixture(scope="module")
+def finished_study(tmp_path_factory):
+    values = dict(load_config("sweep", "smoke").items())
+    values |= {"d": (4, 6), "n": (8, 9), "r": (0.1, 0.2), "zipped": ("d+n",), "num_test": 16}
+    values |= {"m_w": 4, "m_v": 8, "num_records": 3}
+    folder = tmp_path_factory.mktemp("verify") / "study"
+    study.run(spec.parse_study(values), folder)
+    return folder
+
+
+def rejoined(folder, change, names=None):
+    """The joined results of some of the programs, changed."""
+    config = directory.read_config(folder)
+    parts = [results.read_results(folder / name) for name in config["programs"]]
+    parts = [part if names is None or i in names else None for i, part in enumerate(parts)]
+    changed = results.join(config["what"], verify._axes(config), parts)
+    change(changed)
+    results.write_results(changed, folder / "results.nc")
+
+
+def test_the_joined_results_of_a_study_are_those_of_its_programs(finished_study, tmp_path):
+    folder = pathlib.Path(shutil.copytree(finished_study, tmp_path / "study"))
+    whole = (folder / "results.nc").read_bytes()
+    rejoined(folder, lambda ds: None)
+    assert (folder / "results.nc").read_bytes() == whole
+    assert verify.verify(folder).wrong == []
+    rejoined(folder, lambda ds: set_value(ds, "train_loss", 9.0))
+    (wrong,) = verify.verify(folder).wrong
+    assert wrong == "results.nc: its train_loss differs from that of the programs"
+    rejoined(folder, lambda ds: set_value(ds, "annealed_at", 9.0))
+    (wrong,) = verify.verify(folder).wrong
+    assert wrong == "results.nc: differs from the results of the programs"
+    rejoined(folder, lambda ds: None, names=(0, 1, 2))  # a kill before the last was joined
+    report = verify.verify(folder)
+    assert report.wrong == []
+    assert any("results.nc: is older than the programs" in line for line in report.found)
+    rejoined(folder, lambda ds: set_value(ds, "train_loss", 9.0), names=(0, 1, 2))
+    (wrong,) = verify.verify(folder).wrong
+    assert wrong == "results.nc: its train_loss differs from that of the programs"
+    shutil.rmtree(folder / "d=6,n=9,r=0.2")
+    (folder / "results.nc").write_bytes(whole)
+    assert "programs d=6,n=9,r=0.2: not there" in verify.verify(folder).wrong

@@ -14,7 +14,7 @@ import numpy as np
 
 from lr_order_jax.cache import directory as cache_directory
 from lr_order_jax.data.images import CLASSES, SIDE, Images
-from lr_order_jax.fields import ConfigError
+from lr_order_jax.fields import ConfigError, in_one_line
 from lr_order_jax.progress import say
 
 SIZES = {"train": 50_000, "test": 10_000}
@@ -74,10 +74,9 @@ def _read_tfds(folder: pathlib.Path) -> Images:
                 images[index] = np.asarray(Image.open(io.BytesIO(example["image"])))
                 labels[index] = example["label"]
         except Exception as error:  # another file format, a damaged record: TFDS raises many kinds
-            reason = str(error).strip().split("\n")[0]
             raise ConfigError(
                 f"config.data_dir = {str(folder)!r}: its cifar10 cannot be read as array_record "
-                f"({type(error).__name__}: {reason})"
+                f"({in_one_line(error)})"
             ) from None
         if labels.max() >= CLASSES:
             raise ConfigError(f"config.data_dir = {str(folder)!r}: {split} is not all of CIFAR-10")

@@ -22,7 +22,7 @@ import optax
 from flax import traverse_util
 
 from lr_order_jax import fields
-from lr_order_jax.algorithm import Hypers
+from lr_order_jax.algorithm import NEVER, Hypers
 from lr_order_jax.data import cifar10, patches, procedural
 from lr_order_jax.data.images import CLASSES, SIDE, Images
 from lr_order_jax.data.patches import Draws, Patches
@@ -169,7 +169,13 @@ class PatchCifar:
             section = dataclasses.replace(
                 section, anneal_epochs=epochs, rate_factor=section.rate_factor or (factor,)
             )
-        return cls(section)
+        problem = cls(section)
+        if section.epochs * len(problem.batch_sizes) >= NEVER:
+            raise ConfigError(
+                f"config.epochs = {section.epochs}: at {len(problem.batch_sizes)} steps an epoch "
+                f"too many steps, must be below {NEVER}"
+            )
+        return problem
 
     @property
     def has_patches(self) -> bool:
