@@ -459,8 +459,9 @@ def test_the_way_on_a_cpu_keeps_convolutions_out_of_loops_and_groups(small):
     assert jax.default_backend() == "cpu"
     assert parsed.ways == ("dispatch", "unroll")
     problem, grid = parsed.problem, sweep.make_grid(parsed.problem, (0,), small()["zipped"])
-    members = placement.place_members(problem, grid, *parsed.ways)
-    members.put(sweep.init_state(problem, grid), range(3))
+    together = placement.place_members(problem, grid, *parsed.ways, 1)
+    together.put(sweep.init_state(problem, grid), range(3))
+    ((members, _, _),) = together._parts  # those of the one device
     data = next(members._epochs(0, 1))[0][0]
     model = problem.init(jax.random.key(0))
     step = lambda s: engine.train_step(  # noqa: E731
