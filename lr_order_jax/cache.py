@@ -6,13 +6,22 @@ import pathlib
 
 import jax
 
+from lr_order_jax.fields import ConfigError
+
 MOST_BYTES = 2**30
 """Of kept programs; beyond it the oldest go."""
 
 
 def directory() -> pathlib.Path:
-    """$XDG_CACHE_HOME/lr_order_jax, by default under ~/.cache. Nothing is made here."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    """$XDG_CACHE_HOME/lr_order_jax, by default under ~/.cache. Nothing is made here.
+
+    Raises:
+      ConfigError: if the user has no home directory.
+    """
+    try:
+        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    except RuntimeError:
+        raise ConfigError("no home directory: set HOME, or XDG_CACHE_HOME for caches") from None
     return pathlib.Path(root) / "lr_order_jax"
 
 
@@ -21,11 +30,14 @@ def keep_programs() -> None:
 
     Nothing is changed where the environment or the caller has set a cache of JAX
     (JAX_COMPILATION_CACHE_DIR; JAX_ENABLE_COMPILATION_CACHE=false keeps nothing), nor where the
-    user's cache directory cannot be written.
+    user's cache directory cannot be written or is none.
     """
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
-    folder = directory() / "programs"
+    try:
+        folder = directory() / "programs"
+    except ConfigError:
+        return
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         _drop_oldest(folder)

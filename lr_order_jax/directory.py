@@ -35,6 +35,10 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
     A directory made here is removed again if nothing came to be written into it.
     """
     try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError:  # what is written there knows no other names
+        raise ConfigError(f"--workdir={str(workdir)!r}: must be a name in UTF-8") from None
+    try:
         if workdir.exists() and not workdir.is_dir():
             raise ConfigError(f"--workdir={workdir}: is not a directory")
         is_new = not workdir.exists()

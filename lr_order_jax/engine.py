@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lr_order_jax import algorithm
+from lr_order_jax import algorithm, memory
 from lr_order_jax.algorithm import Hypers, TrainState
 from lr_order_jax.problem import Data, DrawsEpochs, Model, MovesItself, Problem, Watches
 
@@ -183,9 +183,7 @@ class Driver:
                 lowered = self._loop.lower(data, hypers, state, keys, step, step, size)
             else:
                 lowered = self._single.lower(data, hypers, state, keys, step, size)
-            plan: Any = lowered.compile().memory_analysis()
-            taken = plan.argument_size_in_bytes + plan.temp_size_in_bytes
-            most = max(most, taken + plan.output_size_in_bytes - plan.alias_size_in_bytes)
+            most = max(most, memory.of_program(lowered.compile()))
         return most
 
 

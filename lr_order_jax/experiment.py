@@ -12,6 +12,7 @@ Time is counted on the host from integer step counts and float64 rates: sums of 
 
 import functools
 import json
+import math
 import os
 import pathlib
 import signal
@@ -103,6 +104,9 @@ class _Run:
         told = {n: v for n, v in results.HOST_VARIABLES.items() if n in (*self.by_phase, "step")}
         self.variables = {**self.problem.variables, **told}
         shape = self.grid.shape
+        numbers = sum(math.prod(variable.shape) for variable in self.variables.values())
+        size = np.dtype(np.float64).itemsize * numbers * len(self.time) * math.prod(shape)
+        memory.refuse_beyond(memory.free_on_host(), size, "the records of all members")
         self.history = results.blank_history(self.variables, (*shape, len(self.time)))
         self.next_record = np.zeros(shape, np.int64)  # first point of the grid not yet recorded
         self.step = self.target = 0  # present step, step of the next event; of the present group
@@ -482,7 +486,8 @@ class _Run:
                 least = self.least_time()
                 alive = int(self.running.sum())
                 taken, total = self.member_steps()
-                bar.update(taken, total, self.problem.clock, least, alive, self.step, speed)
+                step = self.steps_before + self.step
+                bar.update(taken, total, self.problem.clock, least, alive, step, speed)
                 if self.passes_kept_time(before, least):
                     self.save(checkpoints, for_good=True)
                 if signals.received is not None:
@@ -504,7 +509,8 @@ class _Run:
             say("all members have ended: nothing left to run")
             return
         if resumed:
-            say(f"continuing at step {self.step}, {self.running.sum()} members alive")
+            step = self.steps_before + self.step
+            say(f"continuing at step {step}, {self.running.sum()} members alive")
         for point in self.spec.how.keep_at:
             if point > self.time[-1]:
                 say(f"config.keep_at = {point:g}: is beyond the end, {self.time[-1]:g}; not kept")

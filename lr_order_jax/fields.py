@@ -15,6 +15,10 @@ from typing import Any, TypeVar
 Section = TypeVar("Section")
 
 
+FLOAT32 = 1e-38, 1e38
+"""Magnitudes of numbers that the programs can hold; their squares fit into the host's float64."""
+
+
 class ConfigError(ValueError):
     """A wrong configuration or input, told in one plain line."""
 
@@ -26,8 +30,8 @@ def in_one_line(error: BaseException) -> str:
         >>> in_one_line(ValueError("no\\nmore"))
         'ValueError: no'
     """
-    first, *_ = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {first[:200]}"
+    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    return f"{kind}: {lines[0][:200]}" if lines else kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +87,22 @@ def real(
     return _field(Rule(float, allows, allowed, many, many and swept, optional, outer=outer))
 
 
-def positive(*, many: bool = False, optional: bool = False, outer: bool = False) -> Any:
-    """A finite number above 0."""
-    return real("a finite number > 0", lambda v: v > 0, many=many, optional=optional, outer=outer)
+def _at_most(most: float) -> str:
+    return "" if most == math.inf else f", at most {most:g}"
 
 
-def non_negative(*, many: bool = False, optional: bool = False, outer: bool = False) -> Any:
-    """A finite number, 0 or more."""
-    told = "a finite number >= 0"
-    return real(told, lambda v: v >= 0, many=many, optional=optional, outer=outer)
+def positive(most: float = math.inf, *, many=False, optional=False, outer=False) -> Any:
+    """A finite number above 0, and at most `most`."""
+    told = f"a finite number > 0{_at_most(most)}"
+    allows = lambda v: 0 < v <= most  # noqa: E731
+    return real(told, allows, many=many, optional=optional, outer=outer)
+
+
+def non_negative(most: float = math.inf, *, many=False, optional=False, outer=False) -> Any:
+    """A finite number, 0 or more, and at most `most`."""
+    told = f"a finite number >= 0{_at_most(most)}"
+    allows = lambda v: 0 <= v <= most  # noqa: E731
+    return real(told, allows, many=many, optional=optional, outer=outer)
 
 
 def choice(*names: str, many: bool = False, swept: bool = True, optional: bool = False) -> Any:
@@ -164,8 +175,13 @@ def _one(name: str, value: Any, rule: Rule) -> Any:
             raise wrong from None
     if not isinstance(value, rule.kind) or (isinstance(value, float) and not math.isfinite(value)):
         raise wrong
+    if isinstance(value, str) and not value.isprintable():  # files of all kinds are to hold it
+        raise ConfigError(f"config.{name} = {value!r}: must be printable text")
     if not rule.allows(value):
         raise wrong
+    if rule.kind is float and value != 0 and not FLOAT32[0] <= abs(value) <= FLOAT32[1]:
+        low, high = FLOAT32
+        raise ConfigError(f"config.{name} = {value!r}: must be 0 or {low:g} to {high:g} in size")
     return value
 
 

@@ -5,8 +5,10 @@
     python -m lr_order_jax.main --check=DIR
 
 Exit status: 0 when results are whole (or nothing is found wrong), 1 where a check finds something
-wrong or a disk is full or fails (what was saved before is whole), 2 with one line on stderr for a
-wrong config or input, 130 after SIGINT and 143 after SIGTERM, with everything saved.
+wrong, a disk is full or fails (what was saved before is whole), or the program itself fails, 2 with
+one line on stderr for a wrong config or input, 130 after SIGINT and 143 after SIGTERM, with
+everything saved. With LR_ORDER_JAX_TRACEBACK=1 in the environment a failure of the program is told
+by its traceback instead of one line.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 if __name__ == "__main__":  # Ctrl-C while modules load: there is nothing to save yet
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -26,8 +28,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lr_order_jax import cache, directory, experiment, results, spec, study, verify
-from lr_order_jax.fields import ConfigError
+from lr_order_jax.fields import ConfigError, in_one_line
 from lr_order_jax.progress import say
+
+TRACEBACK = "LR_ORDER_JAX_TRACEBACK"
 
 _ALLOWED = {  # in Python's words for what it cannot convert
     "invalid literal for int()": "a whole number",
@@ -35,7 +39,11 @@ _ALLOWED = {  # in Python's words for what it cannot convert
     "Non-boolean argument": "true or false",
 }
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or FILE:VARIANT.")
+try:
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or FILE:VARIANT.")
+except flags.Error as error:  # a --flagfile is read here
+    say(f"error: {str(error).removeprefix('ERROR:: ')}")
+    sys.exit(2)
 _CHECK = flags.DEFINE_string("check", None, "Directory of a run to verify; nothing is computed.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; see the README.")
 
@@ -58,8 +66,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         if path and not pathlib.Path(path).is_file():
             raise ConfigError(f"--config={file}: {path} is not a file")
         rest = flags.FLAGS(list(argv))
-        if _CHECK.value is not None and (file or _WORKDIR.value):
+        if _CHECK.value is not None and (file or _WORKDIR.value is not None):
             raise ConfigError("--check: stands alone, without --config and --workdir")
+        if _WORKDIR.value == "":
+            raise ConfigError("--workdir= is empty: name a directory, or leave it out")
         if not file and _CHECK.value is None:
             raise ConfigError("--config is missing: give --config=configs/sweep.py")
         if len(rest) > 1:
@@ -83,7 +93,6 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _refuse(f"--config={file}: {_one_line(error)}")
     except Exception as error:  # a config file is a program: it can raise anything
         _refuse(f"--config={file}: {_one_line(error)}")
-    raise AssertionError("unreachable")
 
 
 def _of_flag(line: str) -> str:
@@ -101,8 +110,8 @@ def _one_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _refuse(line: str) -> None:
-    say(f"error: {line}")
+def _refuse(line: str) -> NoReturn:
+    say(f"error: {' '.join(line.splitlines())}")  # of a problem of the user's own
     sys.exit(2)
 
 
@@ -145,21 +154,39 @@ def _on_stdout() -> Iterator[None]:
             sys.exit(1)
 
 
-def _main(argv: Sequence[str]) -> None:
-    sys.unraisablehook = _tell_unraisable
-    if _CHECK.value is not None:
-        _check(_CHECK.value)
+def _find_devices() -> None:
+    """Refuses an environment in which JAX has nothing to run on."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        _refuse(f"JAX_PLATFORMS={asked}: JAX has no such device here ({in_one_line(error)})")
+
+
+def _continues(workdir: pathlib.Path) -> str:
+    """What the same command does after a run was cut off: of a study, a program may be saved."""
+    there = (path.name for part in ("", "*/") for path in workdir.glob(f"{part}checkpoints/*"))
+    saved = any(name.isdigit() for name in there)  # others were being written
+    return "the same command " + ("continues" if saved else "starts anew, nothing was saved yet")
+
+
+def _run() -> None:
+    """Runs the config, and tells each kind of failure in one line."""
+    _find_devices()
     cache.keep_programs()
     try:
         asked = spec.parse_study(_CONFIG.value)
-        name, _, variant = _config_file(sys.argv).partition(":")
-        stem = "-".join(part for part in (pathlib.Path(name).stem, variant) if part)
-        workdir = pathlib.Path(_WORKDIR.value or directory.default(stem, asked))
+    except ConfigError as error:
+        _refuse(str(error))
+    name, _, variant = _config_file(sys.argv).partition(":")
+    stem = "-".join(part for part in (pathlib.Path(name).stem, variant) if part)
+    workdir = pathlib.Path(_WORKDIR.value or directory.default(stem, asked))
+    try:
         dataset = study.run(asked, workdir)
     except ConfigError as error:
         _refuse(str(error))
     except experiment.Interrupted as interruption:
-        say(f"{interruption}: stopped, all that was computed is saved; the same command continues")
+        say(f"{interruption}: stopped, all that was computed is saved; {_continues(workdir)}")
         sys.exit(128 + interruption.signum)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         told = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
@@ -167,11 +194,24 @@ def _main(argv: Sequence[str]) -> None:
             raise
         _refuse("this config needs more memory than there is: reduce sizes, widths or members")
     except OSError as error:
-        say(f"error: {error}; what was saved before is whole, the same command continues")
+        say(f"error: {error}; what was saved before is whole, {_continues(workdir)}")
         sys.exit(1)
     with _on_stdout():
         results.print_table(results.TABLES[asked.specs[0].problem.table](dataset))
         print(f"results: {workdir / 'results.nc'}   figures: {workdir / 'figures'}", flush=True)
+
+
+def _main(argv: Sequence[str]) -> None:
+    sys.unraisablehook = _tell_unraisable
+    try:
+        if _CHECK.value is not None:
+            _check(_CHECK.value)
+        _run()
+    except Exception as error:  # a mistake of this program, or of a problem of the user's own
+        if os.environ.get(TRACEBACK):
+            raise
+        say(f"error: {in_one_line(error)}; {TRACEBACK}=1 in the environment shows where")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

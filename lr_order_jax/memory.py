@@ -22,6 +22,26 @@ def size_of(tree: Any) -> int:
     return sum(np.dtype(leaf.dtype).itemsize * leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def of_program(program: Any) -> int:
+    """Bytes that a compiled program takes, all it is given included, as the compiler plans it."""
+    plan = program.memory_analysis()
+    taken = plan.argument_size_in_bytes + plan.temp_size_in_bytes
+    return taken + plan.output_size_in_bytes - plan.alias_size_in_bytes
+
+
+def refuse_beyond(free: int | None, taken: int, what: str) -> None:
+    """Refuses what surely does not fit, before it is allocated: the system would kill the process.
+
+    Raises:
+      ConfigError: if `taken` bytes are more than are free; None: this is not known.
+    """
+    if free is not None and taken > free:
+        raise ConfigError(
+            f"this config needs more memory than there is: {human(taken)} for {what}, of "
+            f"{human(free)} that are free; reduce sizes, widths or members"
+        )
+
+
 def free_on_host() -> int | None:
     """Bytes that a process can still take, within its control group too; None where Linux does not
     tell."""

@@ -770,6 +770,7 @@ def print_table(table: Table) -> None:
     for row in table.rows:
         shown.add_row(*row)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(shown)
-    for remark in table.remarks:
-        console.print(remark)
+    with console.capture() as captured:  # it would end the process where a reader has gone
+        for part in (shown, *table.remarks):
+            console.print(part)
+    print(captured.get(), end="")

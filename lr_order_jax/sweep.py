@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lr_order_jax import algorithm, engine, fields
+from lr_order_jax import algorithm, engine, fields, memory
 from lr_order_jax.algorithm import Hypers, TrainState
 from lr_order_jax.engine import Stream
 from lr_order_jax.fields import ConfigError
@@ -184,9 +184,12 @@ def make_grid(
 
         return jax.lax.map(of_seed, keys)
 
+    program = make_own.lower(keys, shared).compile()
+    free = memory.free_on_device()
+    memory.refuse_beyond(free, memory.of_program(program), "the data of all seeds")
     # An error of the device (no memory) is raised here: XLA's CPU backend can wait for ever where
     # another program reads what has failed.
-    own = jax.block_until_ready(make_own(keys, shared))
+    own = jax.block_until_ready(program(keys, shared))
     data = Data(shared, problem.trim_data(own) if isinstance(problem, TrimsData) else own)
     rows = []
     for s in range(len(seeds)):
@@ -223,10 +226,15 @@ def init_state(problem: Problem, grid: Grid) -> TrainState:
         return algorithm.init_state(hypers, *model)
 
     hypers = algorithm.on_device(grid.hypers)
-    columns = (jax.tree.map(lambda leaf, h=h: leaf[:, h], hypers) for h in range(grid.shape[1]))
+    columns = [jax.tree.map(lambda leaf, h=h: leaf[:, h], hypers) for h in range(grid.shape[1])]
+    program = of_seed.lower(grid.keys, columns[0]).compile()
+    free = memory.free_on_device()
+    memory.refuse_beyond(free, memory.of_program(program), "the models of all seeds")
+    size = memory.size_of(jax.eval_shape(of_seed, grid.keys, columns[0])) * len(columns)
+    memory.refuse_beyond(memory.free_on_host(), size, "the state of all members")
     state: Any = None
     for h, column in enumerate(columns):
-        made = jax.tree.map(np.asarray, of_seed(grid.keys, column))
+        made = jax.tree.map(np.asarray, program(grid.keys, column))
         if state is None:
             blank = lambda leaf: np.empty((*grid.shape, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
             state = jax.tree.map(blank, made)

@@ -1,13 +1,18 @@
 """Compiled programs are kept in the user's cache directory, unless the user says otherwise."""
 
 import os
+import pwd
 import subprocess
 import sys
 
+import jax
+import pytest
 from conftest import ROOT
 from test_main import SMOKE, call
 
 from lr_order_jax import cache
+from lr_order_jax.data import cifar10
+from lr_order_jax.fields import ConfigError
 
 
 def test_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
@@ -42,6 +47,27 @@ def kept_by_jax(tmp_path, **environment):
 def test_what_the_user_set_stands(tmp_path):
     assert kept_by_jax(tmp_path) == str(tmp_path / "lr_order_jax" / "programs")
     assert kept_by_jax(tmp_path, JAX_COMPILATION_CACHE_DIR="elsewhere") == "elsewhere"
+
+
+def test_a_user_without_home_has_no_cache(monkeypatch):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    kept = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        cache.keep_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
+    with pytest.raises(ConfigError, match="no home directory: set HOME, or XDG_CACHE_HOME"):
+        cifar10.load(None)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
+    with pytest.raises(ConfigError, match="holds no folder cifar10 prepared by TFDS"):
+        cifar10.load(None)
 
 
 def test_a_cache_that_cannot_be_made_is_done_without(tmp_path):

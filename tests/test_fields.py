@@ -19,6 +19,8 @@ class Section:
     law: str = fields.choice("sign", "gaussian")
     names: tuple[str, ...] = fields.words()
     maybe: float | None = fields.non_negative(optional=True)
+    small: float = fields.positive(10.0)
+    margin: float = fields.non_negative(10.0)
 
 
 GOOD = {
@@ -28,13 +30,15 @@ GOOD = {
     "law": "sign",
     "names": None,
     "maybe": None,
+    "small": 10,
+    "margin": 0,
     "unused": object(),
 }
 
 
 def test_a_section_is_coerced():
     section = fields.parse(Section, GOOD)
-    assert section == Section(3, 1.0, (1.0, 0.5), "sign", (), None)
+    assert section == Section(3, 1.0, (1.0, 0.5), "sign", (), None, 10.0, 0.0)
     assert isinstance(section.rate, float)
     assert fields.swept_fields(Section) == ("rates",)
 
@@ -50,6 +54,8 @@ def test_a_section_is_coerced():
         ("width", 2**40),
         ("rate", 0.0),
         ("rate", math.nan),
+        ("rate", 1e300),
+        ("rate", 1e-300),
         ("rate", math.inf),
         ("rate", "0.1"),
         ("rate", 10**400),
@@ -61,7 +67,14 @@ def test_a_section_is_coerced():
         ("law", "uniform"),
         ("law", 3),
         ("names", (3,)),
+        ("names", ("large", "\udcff")),
+        ("names", ("a\0b",)),
+        ("names", ("a\nb",)),
         ("maybe", -1.0),
+        ("small", 0.0),
+        ("small", 10.1),
+        ("margin", -0.1),
+        ("margin", 1e300),
     ],
 )
 def test_a_wrong_value_is_one_line_with_field_and_rule(name, value):

@@ -1,16 +1,17 @@
 """Every field of every kind of config with wrong, odd and huge values: one line, or accepted as it
-is. Nothing is clamped in silence, nothing else is raised. Only what a config says is checked here,
-before anything is computed; the command line is in test_main."""
+is. Nothing is clamped in silence, nothing else is raised, and what is accepted runs. The command
+line is in test_main."""
 
 import json
 import math
 import random
+import time
 
 import numpy as np
 import pytest
 from conftest import load_config
 
-from lr_order_jax import spec
+from lr_order_jax import memory, progress, results, spec, study, verify
 from lr_order_jax.fields import ConfigError
 
 NUMBERS = (0, 1, -1, 2, 7, 2**31 - 1, 2**31, 2**63, 10**400, -(10**400), 0.0, -0.0, 0.5, 1.0, -1.0)
@@ -79,3 +80,63 @@ def test_a_missing_or_unknown_field_is_told(name):
     for field in ("", "x", "eta init", "\n", "ETA_INIT", 3):
         with pytest.raises(ConfigError, match="has no such field"):
             spec.parse_study(base | {field: 1})
+
+
+class Enough(Exception):
+    """A run has gone on for as long as we wait."""
+
+
+SMALL = {"num_test": 10, "num_records": 2}
+TINY = {
+    "sweep": SMALL | {"d": 4, "n": 6, "m_w": 2, "m_v": 4, "flow_time_1": 1.0, "flow_time_2": 1.0},
+    "lazy_limit": SMALL | {"d": 4, "n": 6, "flow_time_1": 1.0, "flow_time_2": 1.0},
+    "patch_cifar": {"num_train": 8, "num_test": 4, "num_train_eval": 4, "num_patch_eval": 4}
+    | {"batch_size": 4, "num_seeds": 1},
+}
+SECONDS = {"sweep": 40, "lazy_limit": 25, "patch_cifar": 25}  # in all
+ODD = (*VALUES, 1e-3, 1e3, 1e6, 1e300, 100, 10_000, "weights\udcff", "a\0", ("x", "y", "\u03b1"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # numbers overflow, figures are empty
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_accepted_runs_to_the_end_or_is_refused(
+    name, tmp_path, monkeypatch, record_property
+):
+    """Two odd values at once, each run as a whole; one that takes long is let go after a second."""
+    monkeypatch.setattr(memory, "free_on_host", lambda: 2**30)
+    base, draw = config_of(name) | TINY[name], random.Random(7)
+    refused = ""
+    begin, outcomes = time.monotonic(), {"refused": 0, "complete": 0, "let go": 0}
+    told = progress.Progress.update
+
+    def update(self, *arguments):
+        first.append(time.monotonic())  # compiled by then
+        if first[-1] - first[0] > 1:
+            raise Enough
+        told(self, *arguments)
+
+    monkeypatch.setattr(progress.Progress, "update", update)
+    while time.monotonic() - begin < SECONDS[name]:
+        changed = {field: draw.choice(ODD) for field in draw.sample(sorted(base), 2)}
+        if not told_or_taken(base | changed, list(changed)):
+            continue
+        folder = tmp_path / f"run{sum(outcomes.values())}"
+        first: list[float] = []
+        try:
+            dataset = study.run(spec.parse_study(base | changed), folder)
+        except ConfigError as error:
+            outcomes["refused"] += 1
+            refused += str(error)
+        except Enough:
+            outcomes["let go"] += 1
+        except Exception as error:
+            raise AssertionError(f"{changed}: {error}") from error
+        else:
+            assert dataset.attrs["complete"] == 1, changed
+            assert results.read_results(folder).attrs["complete"] == 1, changed
+            assert verify.verify(folder).wrong == [], changed
+            outcomes["complete"] += 1
+    record_property(f"cases: accepted configs run, {name}", sum(outcomes.values()))
+    assert "\n" not in refused
+    assert outcomes["complete"] >= 2, outcomes

@@ -9,6 +9,7 @@ from test_experiment import config, interrupt_after, run  # noqa: F401 (a fixtur
 
 from lr_order_jax import checkpoint, experiment, memory, placement, results, spec, sweep
 from lr_order_jax.fields import ConfigError
+from lr_order_jax.problems import linear_rule
 
 RATES = (0.2, 0.11, 0.07, 0.03)
 
@@ -50,14 +51,17 @@ def test_stopping_in_any_group_and_another_size_afterwards_change_nothing(
 ):
     values = {"eta_init": (*RATES, 0.05, 0.04), "keep_at": (1.0,), "mapping": "map"}
     run(config(**values), tmp_path / "whole")
-    parts = tmp_path / "parts"
+    parts, told, steps = tmp_path / "parts", "", []
     for updates, size in ((3, 2), (30, 2), (60, 2), (5, 4)):
         with monkeypatch.context() as patch:
             interrupt_after(patch, updates, signal.SIGTERM)
             patch.setattr(experiment, "CHUNK_SECONDS", 0.0)
             with pytest.raises(experiment.Interrupted):
                 run(config(**values, group_size=size), parts)
-    told = capsys.readouterr().err
+        told += capsys.readouterr().err
+        assert all(f"continuing at step {step}," in told for step in steps)
+        steps.append(checkpoint.stored_steps(parts)[-1])  # counted over all groups
+    assert steps == sorted(set(steps))
     assert "2 of 6 columns of members at once, 3 groups" in told
     assert results.read_results(parts).attrs["complete"] == 0
     run(config(**values), parts)
@@ -93,6 +97,27 @@ def test_what_does_not_fit_is_split_and_what_cannot_is_refused(
     with pytest.raises(ConfigError, match="for one member of each seed, of 80 bytes"):
         run(config(**values), tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_what_surely_does_not_fit_is_refused_before_it_is_allocated(
+    config,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    """By the plan of each part: a system that gives memory it has not would kill the process."""
+    told, sizes = set(), {"n": 10, "m_v": 5000, "eta_init": (0.2, 0.15, 0.1, 0.07, 0.05, 0.03)}
+    for num_records, frees in ((3000, (3_000, 100_000)), (7, (50_000, 600_000))):
+        for free in frees:
+            monkeypatch.setattr(memory, "free_on_host", lambda free=free: free)
+            with pytest.raises(ConfigError, match=r"needs? more memory|for one member") as caught:
+                run(config(**sizes, num_records=num_records), tmp_path / "none")
+            told.add(str(caught.value).partition(" for ")[2].partition(",")[0])
+    wanted = {f"the {what}" for what in ("data of all seeds", "models of all seeds")}
+    assert wanted | {"the records of all members", "the state of all members"} <= told
+    assert not (tmp_path / "none").exists()
+    monkeypatch.setattr(memory, "free_on_host", lambda: 100)
+    with pytest.raises(ConfigError, match="for the linear rule of all examples, of 100 bytes"):
+        linear_rule.best_error(np.ones((9, 2)), np.ones(9), np.ones((3, 2)), np.ones(3))
 
 
 @pytest.mark.parametrize(

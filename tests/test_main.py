@@ -9,14 +9,14 @@ import time
 import pytest
 from conftest import COMPILATION_CACHE, ROOT
 
-from lr_order_jax import results
+from lr_order_jax import main, results
 
 SWEEP = "--config=configs/sweep.py"
 SMOKE = "--config=configs/sweep.py:smoke"
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "lr_order_jax.main", *map(str, arguments)]
+    return [sys.executable, "-m", "lr_order_jax.main", *map(os.fsdecode, arguments)]
 
 
 def call(*arguments, cwd=ROOT, environment=COMPILATION_CACHE):
@@ -69,12 +69,25 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
         ([SMOKE, "--config.r=nan"], "config.r = 'nan': must be a finite number > 0"),
         ([SMOKE, "--config.eta_init=0.1,nan"], "config.eta_init = '0.1,nan'"),
         ([SMOKE, "--config.eta_2=0.5"], "config.eta_2 = 0.5: must be at most eta_1 = 0.2"),
-        ([SMOKE, "--config.eta_2=1e-320"], "too many steps"),
-        ([SMOKE, "--config.flow_time_1=1e308", "--config.flow_time_2=1e308"], "too many steps"),
+        (
+            [SMOKE, "--config.eta_2=1e-320"],
+            "config.eta_2 = 1e-320: must be 0 or 1e-38 to 1e+38 in size",
+        ),
+        ([SMOKE, "--config.eta_2=1e-30"], "too many steps"),
+        ([SMOKE, "--config.flow_time_1=1e38", "--config.flow_time_2=1e38"], "too many steps"),
         ([SMOKE, "--config.d=2000000000", "--config.n=2000000"], "more memory than there is"),
         ([SMOKE, f"--workdir={'x' * 300}"], "File name too long"),
         ([SMOKE, "--config.p0=0.6", "--config.q0=0.5"], "config.p0 + config.q0 = 1.1"),
         ([SMOKE, "--wrokdir=x"], "wrokdir"),
+        ([SMOKE, "--workdir="], "--workdir= is empty"),
+        (["--check=x", "--workdir="], "--check: stands alone"),
+        ([SMOKE, b"--workdir=/tmp/\xff"], "--workdir='/tmp/\\udcff': must be a name in UTF-8"),
+        ([SMOKE, "--flagfile=/nonexistent"], "Unable to open flagfile"),
+        (
+            [SMOKE, "--config.gamma0=1e30"],
+            "config.gamma0 = 1e+30: must be a finite number >= 0, at most 1000",
+        ),
+        ([SMOKE, "--config.m_v=2000000000"], "for the models of all seeds, of "),
         ([SMOKE, "more"], "'more': no such argument"),
         ([SMOKE, "--workdir=/proc/none/run"], "--workdir=/proc/none/run: cannot be written"),
         ([SMOKE, "--config.seeds=1,1"], "config.seeds"),
@@ -87,7 +100,7 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
 )
 def test_wrong_input_is_one_line_and_status_2(arguments, told, tmp_path, record_property):
     record_property("cases: command lines and config files in processes", 1)
-    if not any(a.startswith(("--workdir", "--check")) for a in arguments):
+    if not any(os.fsdecode(a).startswith(("--workdir", "--check")) for a in arguments):
         arguments = [*arguments, f"--workdir={tmp_path / 'run'}"]
     done = call(*arguments)
     assert done.returncode == 2, done.stderr
@@ -118,6 +131,91 @@ def test_a_broken_config_file_is_one_line(tmp_path, text, told, record_property)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
     assert told in done.stderr
+
+
+BROKEN = """
+from lr_order_jax.fields import ConfigError
+from lr_order_jax.problems.two_layer import TwoLayer
+class Refuses(TwoLayer):
+    @classmethod
+    def build(cls, section):
+        raise ConfigError("no\\nmore")
+class Fails(TwoLayer):
+    @classmethod
+    def build(cls, section):
+        raise RuntimeError("no\\nmore")
+"""
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "told"),
+    [
+        ("broken:Refuses", 2, "error: no more\n"),
+        ("broken:Fails", 1, "error: RuntimeError: no; LR_ORDER_JAX_TRACEBACK=1 in the environment"),
+        ("raises:Any", 2, "MODULE:CLASS of your own (ValueError: two)"),
+    ],
+)
+def test_a_problem_that_fails_is_one_line(tmp_path, problem, status, told):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    (tmp_path / "raises.py").write_text("raise ValueError('two\\nlines')")
+    environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    arguments = [SMOKE, f"--config.problem={problem}", f"--workdir={tmp_path / 'run'}"]
+    done = call(*arguments, environment=COMPILATION_CACHE | environment)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
+    if status == 1:
+        environment |= {"LR_ORDER_JAX_TRACEBACK": "1"}
+        done = call(*arguments, environment=COMPILATION_CACHE | environment)
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_same_command_does_is_told_as_it_is(tmp_path):
+    assert main._continues(tmp_path) == "the same command starts anew, nothing was saved yet"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir()
+    assert "starts anew" in main._continues(tmp_path)
+    (tmp_path / "d=3" / "checkpoints" / "7").mkdir(parents=True)  # of a program
+    assert main._continues(tmp_path) == "the same command continues"
+
+
+def test_a_device_that_is_not_there_is_one_line(tmp_path):
+    environment = COMPILATION_CACHE | {"JAX_PLATFORMS": "abacus"}
+    done = call(SMOKE, f"--workdir={tmp_path / 'run'}", environment=environment)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "JAX_PLATFORMS=abacus: JAX has no such device here" in done.stderr
+
+
+def test_output_that_cannot_be_written_is_one_line_and_the_files_are_whole(tmp_path):
+    folder = tmp_path / "run"
+    environment = os.environ | COMPILATION_CACHE | {"PYTHONPATH": str(ROOT)}
+
+    def into(stdout, *arguments):
+        with stdout:
+            return subprocess.run(
+                command(*arguments), cwd=ROOT, env=environment, stdout=stdout,
+                stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+
+    def closed_pipe():
+        reader, writer = os.pipe()
+        os.close(reader)
+        return os.fdopen(writer, "w")
+
+    told = "error: stdout: No space left on device; the files are whole\n"
+    done = into(open("/dev/full", "w"), SMOKE, f"--workdir={folder}")  # noqa: SIM115
+    assert (done.returncode, done.stderr[-len(told) :]) == (1, told)
+    assert "Traceback" not in done.stderr
+    done = into(open("/dev/full", "w"), f"--check={folder}")  # noqa: SIM115
+    assert (done.returncode, done.stderr) == (1, told)
+    done = into(closed_pipe(), f"--check={folder}")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = into(closed_pipe(), SMOKE, f"--workdir={folder}")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
 
 
 # Long enough to be hit while it runs: some seconds of steps, a checkpoint every 0.2 s.

@@ -1,9 +1,11 @@
 """--check: what is whole is found whole, and each kind of damage is named."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -349,6 +351,28 @@ def without_last(steps):
     kept = steps.notnull().sum("flow_time") - 1
     index = np.arange(steps.sizes["flow_time"])
     return steps.where(index < kept.values[..., None]).assign_attrs(steps.attrs)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes another user's identity")
+def test_files_that_may_not_be_read_are_told(finished):
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        folder = pathlib.Path(shutil.copytree(finished, pathlib.Path(place) / "run"))
+        for name in ("results.nc", "metrics.jsonl", "checkpoints", "config.json"):
+            mode = (folder / name).stat().st_mode
+            os.chmod(folder / name, 0)
+            os.seteuid(65534)
+            try:
+                if name == "config.json":
+                    with pytest.raises(PermissionError):
+                        verify.verify(folder)
+                    continue
+                wrong = verify.verify(folder).wrong
+            finally:
+                os.seteuid(0)
+                os.chmod(folder / name, mode)
+            assert len(wrong) == 1, wrong
+            assert re.match(rf"{name}: .*Permission", wrong[0])
 
 
 def test_a_nested_run_turns_off_no_check(folder, finished):

@@ -38,7 +38,7 @@ def load(data_dir: str | None, cache: pathlib.Path | None = None) -> Images:
     """
     cache = cache or cache_file()
     folder = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    folder = folder.expanduser()
+    folder = pathlib.Path(os.path.expanduser(folder))  # as it is where there is no home
     is_prepared = bool(list(folder.glob("cifar10/*/dataset_info.json")))
     if cache.exists() and (is_prepared or not data_dir):
         return _read_cache(cache)

@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from lr_order_jax import memory
+
 PENALTIES = np.geomspace(1e-5, 1e2, 8)
 """Of |w|^2/2 against the mean logistic loss."""
+
+MATRICES = 4
+"""Of all examples by all that `fit` holds at once."""
 
 
 def fit(gram: np.ndarray, y: np.ndarray, penalty: float, start: Any = 0.0) -> np.ndarray:
@@ -53,10 +58,15 @@ def best_error(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndar
       y: (n,) their labels, -1 or 1.
       x_test: (k, d) test examples.
       y_test: (k,) their labels.
+
+    Raises:
+      ConfigError: if there is no memory for so many examples.
     """
     if len(y) == 0:
         return 0.5
     x, x_test = np.asarray(x, np.float64), np.asarray(x_test, np.float64)
+    taken = MATRICES * x.itemsize * len(x) ** 2
+    memory.refuse_beyond(memory.free_on_host(), taken, "the linear rule of all examples")
     gram = x @ x.T
     rules = [np.zeros(len(y))]
     for penalty in PENALTIES[::-1]:  # from the strongest on, each from the one before

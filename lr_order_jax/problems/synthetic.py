@@ -188,9 +188,9 @@ class SyntheticFields:
     n: int = fields.integer(1, outer=True)
     p0: float = fields.real("a number from 0 to 1", lambda v: 0 <= v <= 1, outer=True)
     q0: float = fields.real("a number from 0 to 1", lambda v: 0 <= v <= 1, outer=True)
-    r: float = fields.positive(outer=True)  # |zeta|
-    gamma0: float | None = fields.non_negative(optional=True, outer=True)  # unset: 1/sqrt(d)
-    q_scale: float = fields.positive(outer=True)  # A: alpha ~ U[0, A]
+    r: float = fields.positive(1e3, outer=True)  # |zeta|
+    gamma0: float | None = fields.non_negative(1e3, optional=True, outer=True)  # unset: 1/sqrt(d)
+    q_scale: float = fields.positive(1e6, outer=True)  # A: alpha ~ U[0, A]
     num_test: int = fields.integer(1)  # test examples of each group
 
 
