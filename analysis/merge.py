@@ -7,16 +7,16 @@ values of their axes alone. Exit status 0 when all is joined; 2 with one line wh
 unfinished or of another config, or where members are missing, which are named.
 """
 
-import argparse
 import sys
 
+from analysis import script
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.merge import merge
 from lr_order_jax.progress import say
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = script.Parser(prog="python -m analysis.merge", description=__doc__)
     parser.add_argument("dirs", nargs="+", metavar="DIR", help="directories of finished parts")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new directory")
     asked = parser.parse_args()

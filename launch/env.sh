@@ -1,8 +1,9 @@
 # Sourced by the launch scripts: goes to the project's root and prepares a virtual environment in
 # .venv there with the given requirements files; pip runs only when one of them has changed. Needs
 # Python 3.11 or newer, with pip. Set PYTHON to choose an interpreter.
+# shellcheck shell=bash
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
 
 prepare() { # prepare REQUIREMENTS_FILE...
   local python=${PYTHON:-} candidate file arguments=() missing=()

@@ -179,8 +179,8 @@ def _one(name: str, value: Any, rule: Rule) -> Any:
         raise ConfigError(f"config.{name} = {value!r}: must be printable text")
     if not rule.allows(value):
         raise wrong
-    low, high = FLOAT32
-    if isinstance(value, float) and value != 0 and not low <= abs(value) <= high:
+    if isinstance(value, float) and value and not FLOAT32[0] <= abs(value) <= FLOAT32[1]:
+        low, high = FLOAT32
         raise ConfigError(f"config.{name} = {value!r}: must be 0 or {low:g} to {high:g} in size")
     return value
 

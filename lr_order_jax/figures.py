@@ -226,6 +226,7 @@ def lemmas(dataset: xr.Dataset) -> Any:
     """What each lemma speaks of against flow time, and its predicted scale as a dashed line.
 
     Means over seeds. Constants and logarithms that the paper hides are taken as 1 in the scales.
+    A scale that says nothing in this run (see `lemmas.scales`) is grey.
     """
     from matplotlib.figure import Figure
 
@@ -243,9 +244,10 @@ def lemmas(dataset: xr.Dataset) -> Any:
                 _mean_and_band(axis, abs(dataset[panel.variable].isel(columns[0])), colour, name)
         for scale, style in zip(panel.scales, ("--", ":"), strict=False):
             value, _ = results.mean_and_error(scales[scale].values)
-            axis.axhline(
-                value, color="k", ls=style, lw=1, label=f"{scales[scale].attrs['formula']}"
-            )
+            told = scales[scale].attrs
+            label = f"{told['relation']} {told['formula']}"
+            label += ", says nothing" if told["silent"] else ""
+            axis.axhline(value, color="0.7" if told["silent"] else "k", ls=style, lw=1, label=label)
         axis.set_title(panel.title, fontsize="small")
         axis.set_xlabel("flow time", fontsize="small")
         axis.set_yscale("log")

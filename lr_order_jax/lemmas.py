@@ -2,12 +2,16 @@
 
 The lemmas give orders of magnitude: constants and logarithms of d are hidden. In the scales they
 are taken as 1, so a ratio of measured to predicted that stays bounded as d grows is what a lemma
-claims, not one near 1. Times are flow times (learning rate x steps).
+claims, not one near 1. All bound from above but Lemma 5.3, whose ||alpha|| is bounded from below.
+Times are flow times (learning rate x steps).
 
 epsilon_1 is the field of that name, or, in a run annealed by its flow time, what it would have
 been: the training loss when L-S was annealed, less q log 2 (NaN if that is not positive).
 epsilon_2' is the field epsilon_2 at S, or, in a run without it, the larger of the last losses of
-L-S and S, which both reach; epsilon_2 = sqrt(epsilon_1/q) (Theorem 3.4).
+L-S and S, which both reach. Lemma 5.1 prints epsilon_2 without a prime in two of its terms; they
+are read with it, as a time until the loss is epsilon_2' has to grow as epsilon_2' falls.
+
+A scale *says nothing* in a run where its bound could not fail: `scales` tells why.
 """
 
 import math
@@ -46,22 +50,30 @@ PANELS = (
     Panel("3: output gap of r", "output_gap_w", ()),
 )
 
-FORMULAS = {
-    "time_4_1": "d/epsilon_1",
-    "signal_4_1": "d log^2(1/epsilon_1)",
-    "difference_4_2": "r^2/lambda",
-    "window_4_2": "1/lambda",
-    "time_4_3": "1/(epsilon_1^3 r)",
-    "loss_4_3": "sqrt(epsilon_1/q)",
-    "displacement_4_3": "1/(epsilon_1^2 r)",
-    "loss_4_4": "sqrt(epsilon_1/q^3)",
-    "time_5_1": "1/(epsilon_2^3 r)",
-    "time_5_1_all": "1/(epsilon_2^3 r) + N p/epsilon_2'",
-    "signal_5_1": "1/(epsilon_2^2 r) + N p",
-    "loss_5_1": "epsilon_2'",
-    "gradient_5_2": "d^(15/32)/epsilon_2'",
-    "alpha_5_3": "sqrt(N p)",
-    "residual_5_3": "d^(-1/32)/epsilon_2'",
+
+class Scale(NamedTuple):
+    """What a lemma claims: a quantity is at most ("<=") or at least (">=") of the order of this."""
+
+    relation: str
+    formula: str
+
+
+SCALES = {
+    "time_4_1": Scale("<=", "d/epsilon_1"),
+    "signal_4_1": Scale("<=", "d log^2(1/epsilon_1)"),
+    "difference_4_2": Scale("<=", "r^2/lambda"),
+    "window_4_2": Scale("<=", "1/lambda"),
+    "time_4_3": Scale("<=", "1/(epsilon_1^3 r)"),
+    "loss_4_3": Scale("<=", "sqrt(epsilon_1/q)"),
+    "displacement_4_3": Scale("<=", "1/(epsilon_1^2 r)"),
+    "loss_4_4": Scale("<=", "sqrt(epsilon_1/q^3)"),
+    "time_5_1": Scale("<=", "1/(epsilon_2'^3 r)"),
+    "time_5_1_all": Scale("<=", "1/(epsilon_2'^3 r) + N p/epsilon_2'"),
+    "signal_5_1": Scale("<=", "1/(epsilon_2'^2 r) + N p"),
+    "loss_5_1": Scale("<=", "epsilon_2'"),
+    "gradient_5_2": Scale("<=", "d^(15/32)/epsilon_2'"),
+    "alpha_5_3": Scale(">=", "sqrt(N p)"),
+    "residual_5_3": Scale("<=", "d^(-1/32)/epsilon_2'"),
 }
 
 
@@ -85,7 +97,11 @@ def _at(dataset: xr.Dataset, values: xr.DataArray, time: xr.DataArray) -> xr.Dat
 
 
 def scales(dataset: xr.Dataset) -> xr.Dataset:
-    """The predicted scales, each over `seed`, named as in FORMULAS."""
+    """The predicted scales, each over `seed`, named as in SCALES.
+
+    Their attributes are `relation` and `formula`, and `silent`: why the scale says nothing in this
+    run, "" if it does.
+    """
     dataset = results.at_first_value(dataset, (results.rate_dim(dataset),))
     large, small = _columns(dataset)
     d, n, r, lam = (results.value_of(dataset, name, large) for name in ("d", "n", "r", "lam"))
@@ -100,7 +116,6 @@ def scales(dataset: xr.Dataset) -> xr.Dataset:
     last = results.final(dataset, "train_loss").reset_coords(drop=True)
     both = np.maximum(last.isel(small), last.isel(large))
     epsilon_2s = xr.full_like(q, stop) if stop > 0 else both
-    epsilon_2 = (epsilon_1 / q) ** 0.5
     one = xr.ones_like(q)
     values = {
         "time_4_1": d / epsilon_1,
@@ -108,18 +123,77 @@ def scales(dataset: xr.Dataset) -> xr.Dataset:
         "difference_4_2": one * (r**2 / lam if lam else math.inf),
         "window_4_2": one * (1 / lam if lam else math.inf),
         "time_4_3": 1 / (epsilon_1**3 * r),
-        "loss_4_3": epsilon_2,
+        "loss_4_3": (epsilon_1 / q) ** 0.5,
         "displacement_4_3": 1 / (epsilon_1**2 * r),
         "loss_4_4": (epsilon_1 / q**3) ** 0.5,
-        "time_5_1": 1 / (epsilon_2**3 * r),
-        "time_5_1_all": 1 / (epsilon_2**3 * r) + n * p / epsilon_2s,
-        "signal_5_1": 1 / (epsilon_2**2 * r) + n * p,
+        "time_5_1": 1 / (epsilon_2s**3 * r),
+        "time_5_1_all": 1 / (epsilon_2s**3 * r) + n * p / epsilon_2s,
+        "signal_5_1": 1 / (epsilon_2s**2 * r) + n * p,
         "loss_5_1": epsilon_2s,
         "gradient_5_2": d ** (15 / 32) / epsilon_2s,
         "alpha_5_3": (n * p) ** 0.5,
         "residual_5_3": d ** (-1 / 32) / epsilon_2s,
     }
-    return xr.Dataset({k: v.assign_attrs(formula=FORMULAS[k]) for k, v in values.items()})
+    silent = _silent(dataset, values)
+    told = {
+        name: {**scale._asdict(), "silent": silent.get(name, "")} for name, scale in SCALES.items()
+    }
+    return xr.Dataset({name: value.assign_attrs(told[name]) for name, value in values.items()})
+
+
+def _silent(dataset: xr.Dataset, values: Mapping[str, xr.DataArray]) -> dict[str, str]:
+    """Why scales say nothing, by name; by means over seeds.
+
+    A loss above log 2 is that of a network that has learned nothing; a time that the config
+    prescribes was not measured; and a bound may be above all that the run could have shown.
+    """
+    large, small = _columns(dataset)
+    of_l, of_s = (dataset.isel(of).reset_coords(drop=True) for of in (large, small))
+    mean_of = lambda of: float(results.mean_and_error(of.values)[0])  # noqa: E731
+    mean = {name: mean_of(value) for name, value in values.items()}
+    found = {}
+    for name in ("loss_4_3", "loss_4_4", "loss_5_1"):
+        if mean[name] >= math.log(2):
+            found[name] = "above log 2"
+
+    def prescribed(which, name, why):
+        count = int(which.sum())
+        if count:
+            of = "" if count == which.size else f" in {count} of {which.size} seeds"
+            found[name] = f"prescribed{of}: {why}"
+
+    annealed = of_l["annealed_at"]
+    prescribed(~_by_loss(dataset, large, annealed), "time_4_1", "not annealed by the loss")
+    at_annealing = mean_of(_at(dataset, of_l["train_loss"], annealed))
+    if at_annealing <= mean["loss_4_3"]:
+        found["time_4_3"] = "reached when annealed"
+    if not mean["difference_4_2"] < float(abs(dataset["second_difference"]).max()):
+        found["difference_4_2"] = "above every |D| of the run"
+    if results.value_of(dataset, "epsilon_2", small) == 0:
+        own = results.final(dataset, "train_loss").isel(small) >= values["loss_5_1"]
+        prescribed(own, "time_5_1_all", "until S's own last loss")
+    if "signal_squared_w" in dataset:
+        whole = mean_of(of_s["signal_squared_w"].max("flow_time")) ** 0.5
+        if mean["gradient_5_2"] >= whole:
+            found["gradient_5_2"] = "above all of ||Wbar||"
+    if "odd_part" in dataset:
+        odd = mean_of(results.final(dataset, "odd_part").isel(small))
+        if mean["residual_5_3"] >= odd:
+            found["residual_5_3"] = "above r(x) - r(-x)"
+    return found
+
+
+def _by_loss(
+    dataset: xr.Dataset, column: Mapping[str, int], annealed: xr.DataArray
+) -> xr.DataArray:
+    """Whether a column was annealed by its loss, over `seed`: before it had to be."""
+    of = {n: results.value_of(dataset, n, column) for n in ("eta_init", "epsilon_1", "anneal_step")}
+    latest = min(
+        results.value_of(dataset, "flow_time_1", column),
+        (of["anneal_step"] or math.inf) * of["eta_init"],
+    )
+    step = max(of["eta_init"], results.config_of(dataset).get("flow_step", 0))
+    return (annealed <= latest - step + 1e-6) & (of["epsilon_1"] >= 0)
 
 
 def measured(dataset: xr.Dataset) -> list[tuple[str, str, xr.DataArray, str]]:
@@ -185,7 +259,11 @@ def lemma_table(dataset: xr.Dataset) -> results.Table:
       ValueError: if the run lacks a member of Algorithm 1 or 2.
     """
     predicted = scales(dataset)
-    remarks = ["Constants and logarithms of d, which the lemmas leave open, are 1 in the scales."]
+    remarks = [
+        "Constants and logarithms of d, which the lemmas leave open, are 1 in the scales.",
+        "A claim is that measured is <= or >= the scale; where the last column has words, it could "
+        "not fail here and says nothing.",
+    ]
     others = [a for a in results.columns_of(dataset)[0] if a != results.rate_dim(dataset)]
     if others:
         first = ", ".join(f"{a} = {dataset[a].values[0]}" for a in others)
@@ -197,11 +275,14 @@ def lemma_table(dataset: xr.Dataset) -> results.Table:
         mean, error = results.mean_and_error(values.values)
         of_scale, _ = results.mean_and_error(predicted[scale].values)
         told_mean = f"{mean:.3g}" if math.isnan(error) else f"{mean:.3g} +- {error:.2g}"
-        numbers = (told_mean, f"{of_scale:.3g}", f"{mean / of_scale:.3g}")
-        rows.append((lemma, told, *numbers, FORMULAS[scale]))
+        claim, formula, silent = (
+            predicted[scale].attrs[n] for n in ("relation", "formula", "silent")
+        )
+        numbers = (told_mean, claim, f"{of_scale:.3g}", f"{mean / of_scale:.3g}")
+        rows.append((lemma, told, *numbers, formula, silent))
     return results.Table(
         f"{results.title_of(dataset)}: {dataset.sizes['seed']} seeds, mean +- standard error",
-        ("lemma", "quantity", "measured", "scale", "ratio", "scale is"),
+        ("lemma", "quantity", "measured", "claim", "scale", "ratio", "scale is", "says nothing"),
         rows,
         remarks,
     )

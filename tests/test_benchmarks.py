@@ -146,3 +146,16 @@ def test_shares_add_up_to_the_whole():
     parts = [float(line.split("%")[0].split()[-1]) for line in done.stdout.splitlines()]
     assert sum(parts) == pytest.approx(100, abs=0.3)
     assert "product" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_cost_of_each_probe_is_printed():
+    done = run("probes", "--config=configs/lemmas.py:smoke", "--rounds=1", "--steps=2")
+    assert done.returncode == 0, done.stderr
+    told, _, *rows = done.stdout.splitlines()
+    assert told == "a whole run: 200 steps and 11 records"
+    names = [row.split()[0] for row in rows]
+    assert names == ["none", "decomposition", "lemma_5_2", "lemma_5_3", "all"]
+    assert rows[0].split()[2::2] == ["1.00", "1.00"]
+    assert all(float(number) > 0 for row in rows for number in row.split()[1:])
+    assert run("probes", "--steps=0").returncode != 0

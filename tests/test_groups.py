@@ -84,6 +84,7 @@ def test_what_does_not_fit_is_split_and_what_cannot_is_refused(
     taken = {k: members.memory(state, range(k)) for k in (2, 3, 4)}
     kept = memory.HOST_COPIES * memory.size_of(state)
     free = kept + (taken[2] + taken[3]) / 2 / memory.SHARE
+    monkeypatch.setattr(memory, "refuse_beyond", lambda *_: None)  # tested below
     monkeypatch.setattr(memory, "free_on_host", lambda: free)
     run(config(**values), tmp_path / "split")
     told = capsys.readouterr().err

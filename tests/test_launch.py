@@ -1,7 +1,13 @@
-"""The launch scripts, with a stand-in for the virtual environment's Python."""
+"""The launch scripts, with stand-ins for the virtual environment's Python, SLURM and Docker."""
 
+import json
+import os
+import pathlib
+import re
 import shutil
+import signal
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -24,6 +30,19 @@ def clone(tmp_path):
         path.write_text(f'#!/bin/sh\necho {tool} "$@"\n')
         path.chmod(0o755)
     return tmp_path
+
+
+SCRIPTS = [*(ROOT / "launch").glob("*.sh"), *(ROOT / "launch").glob("*.sbatch"), ROOT / ".ci/run"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_shellcheck_finds_nothing(script):
+    beside = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if not (shellcheck := shutil.which("shellcheck", path=beside)):
+        pytest.skip("no shellcheck: on PyPI there is none for this machine")
+    command = [shellcheck, "--external-sources", "--source-path=SCRIPTDIR", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def call(script, *arguments, cwd):
@@ -68,7 +87,7 @@ def test_test_runs_every_check_and_passes_arguments_to_pytest(clone):
         "ruff format --check .",
         "ruff check .",
         "mypy",
-        "python -m pytest -m not slow",
+        "python -m pytest -n auto --dist loadfile -m not slow",
     ]
 
 
@@ -104,3 +123,121 @@ def test_figure_3_on_a_gpu_stops_after_its_slice_and_says_so(clone):
         check=False,
     )
     assert (done.returncode, done.stdout) == (75, "not finished: run the same command again\n")
+
+
+def task(i=3, count=4, **changes):
+    """The environment of a task of a job array."""
+    values = {"ID": i, "COUNT": count, "MIN": 1, "MAX": count} | changes
+    array = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+    return {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "SLURM_ARRAY_JOB_ID": "70"} | array
+
+
+def in_slurm(clone, environment, *arguments):
+    command = ["bash", "launch/slurm_array.sbatch", *arguments]
+    return subprocess.run(
+        command, cwd=clone, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({}, "--config=configs/sweep.py --config.shard=3/4 --config.d=3"),
+        ({"CONFIG": "x.py:y"}, "--config=x.py:y --config.shard=3/4 --config.d=3"),
+        (
+            {"WORKDIR": "/a b"},
+            "--config=configs/sweep.py --config.shard=3/4 --workdir=/a b/shard-3-of-4 --config.d=3",
+        ),
+    ],
+)
+def test_each_task_of_an_array_runs_its_shard(clone, variables, wanted):
+    done = in_slurm(clone, task() | variables, "--config.d=3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{MAIN} {wanted}\n", "")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PATH": "/usr/bin:/bin"},  # no array
+        task(MIN=0, MAX=3),
+        task(MIN=3, MAX=6),
+        task(MAX=7),  # gaps
+    ],
+)
+def test_an_array_that_is_not_one_to_n_is_refused(clone, environment):
+    done = in_slurm(clone, environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: submit a job array 1-N without gaps: sbatch --array=")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "run_ends_with", "wanted"),
+    [
+        (signal.SIGUSR1, 143, (0, "saved\nscontrol requeue 70_3\n")),  # its time is nearly up
+        (signal.SIGUSR1, 0, (0, "saved\n")),  # it had all but ended
+        (signal.SIGUSR1, 1, (1, "saved\n")),
+        (signal.SIGTERM, 143, (143, "saved\n")),  # cancelled: all processes are told
+    ],
+)
+def test_a_task_whose_time_is_nearly_up_is_queued_again(clone, sent, run_ends_with, wanted):
+    stubs = {
+        ".venv/bin/python": f"trap 'sleep 0.3; echo saved; exit {run_ends_with}' TERM\n"
+        "echo starts\nwhile :; do sleep 0.1; done",
+        "bin/scontrol": 'echo scontrol "$@"',
+    }
+    for name, text in stubs.items():
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).write_text(f"#!/bin/sh\n{text}\n")
+        (clone / name).chmod(0o755)
+    environment = task() | {"PATH": f"{clone}/bin:/usr/bin:/bin"}
+    job = subprocess.Popen(
+        ["bash", "launch/slurm_array.sbatch"],
+        cwd=clone, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert job.stdout.readline() == "starts\n"
+    if sent == signal.SIGTERM:
+        os.killpg(job.pid, sent)
+    else:
+        job.send_signal(sent)
+    told, _ = job.communicate(timeout=30)
+    assert (job.returncode, told) == wanted
+
+
+def dockerfile():
+    """The arguments of each kind of line of launch/Dockerfile."""
+    lines = (ROOT / "launch" / "Dockerfile").read_text().splitlines()
+    kinds = [line.partition(" ") for line in lines if line and not line.startswith("#")]
+    return {kind: [rest for k, _, rest in kinds if k == kind] for kind, _, _ in kinds}
+
+
+@pytest.mark.parametrize("extra", [None, "cuda13"])
+def test_the_image_has_the_jax_that_is_asked_for(clone, extra):
+    (default,) = dockerfile()["ARG"]
+    environment = dict([default.split("=")]) | {"PATH": f"{clone}/.venv/bin"}
+    if extra:
+        environment["JAX"] = extra
+    (clone / ".venv" / "bin" / "pip").write_text('#!/bin/sh\necho "$@"\n')
+    (clone / ".venv" / "bin" / "pip").chmod(0o755)
+    (line,) = dockerfile()["RUN"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env=environment, capture_output=True, text=True, check=True
+    )
+    wanted = f"install --no-cache-dir -r requirements.txt jax[{extra or 'cpu'}]\n"
+    assert done.stdout == wanted
+
+
+@pytest.mark.slow
+def test_the_files_of_the_image_are_enough_for_its_command(tmp_path):
+    for line in dockerfile()["COPY"]:
+        source, target = line.split()
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, tmp_path / target)
+        else:
+            shutil.copy(ROOT / source, tmp_path / target)
+    (entry,) = dockerfile()["ENTRYPOINT"]
+    _, *arguments = json.loads(entry)
+    command = [sys.executable, *arguments, "--config=configs/sweep.py:smoke"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"results: runs/sweep-smoke-\w+/results.nc", done.stdout)

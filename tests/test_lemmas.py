@@ -1,5 +1,6 @@
 """The lemmas' quantities and scales, from a run of the smoke config and from made results."""
 
+import json
 import math
 
 import numpy as np
@@ -29,27 +30,59 @@ def test_the_scales_are_those_of_the_lemmas(run):
     epsilon_1 = float(large["train_loss"][at.values][0]) - float(seed["q"]) * math.log(2)
     epsilon_2s = float(seed["train_loss"].isel(flow_time=-1).max())
     q, p = float(seed["q"]), float(seed["p"])
-    epsilon_2 = math.sqrt(epsilon_1 / q)
     wanted = {
         "time_4_1": d / epsilon_1,
         "signal_4_1": d * math.log(1 / epsilon_1) ** 2,
         "difference_4_2": r**2 / lam,
         "window_4_2": 1 / lam,
         "time_4_3": 1 / (epsilon_1**3 * r),
-        "loss_4_3": epsilon_2,
+        "loss_4_3": math.sqrt(epsilon_1 / q),
         "displacement_4_3": 1 / (epsilon_1**2 * r),
         "loss_4_4": math.sqrt(epsilon_1 / q**3),
-        "time_5_1": 1 / (epsilon_2**3 * r),
-        "time_5_1_all": 1 / (epsilon_2**3 * r) + n * p / epsilon_2s,
-        "signal_5_1": 1 / (epsilon_2**2 * r) + n * p,
+        "time_5_1": 1 / (epsilon_2s**3 * r),
+        "time_5_1_all": 1 / (epsilon_2s**3 * r) + n * p / epsilon_2s,
+        "signal_5_1": 1 / (epsilon_2s**2 * r) + n * p,
         "loss_5_1": epsilon_2s,
         "gradient_5_2": d ** (15 / 32) / epsilon_2s,
         "alpha_5_3": math.sqrt(n * p),
         "residual_5_3": d ** (-1 / 32) / epsilon_2s,
     }
-    assert set(wanted) == set(scales.data_vars) == set(lemmas.FORMULAS)
+    assert set(wanted) == set(scales.data_vars) == set(lemmas.SCALES)
     for name, value in wanted.items():
         assert float(scales[name][0]) == pytest.approx(value, rel=1e-6), name
+    lower = [name for name, scale in scales.items() if scale.attrs["relation"] == ">="]
+    assert lower == ["alpha_5_3"]
+
+
+def test_what_a_scale_cannot_tell(run):
+    """In the smoke run, by hand; and in results that are made so that each scale does speak."""
+    _, ds = run
+    silent = {name: scale.attrs["silent"] for name, scale in lemmas.scales(ds).items()}
+    told = {name: words for name, words in silent.items() if words}
+    own = ds["train_loss"].isel(flow_time=-1)
+    count = int((own.sel(eta_init=0.05) >= own.sel(eta_init=0.2)).sum())
+    assert told.pop("time_5_1_all", "").startswith("prescribed") == bool(count)
+    assert told == {
+        "time_4_1": "prescribed: not annealed by the loss",
+        "time_4_3": "reached when annealed",
+        "loss_4_3": "above log 2",
+        "loss_4_4": "above log 2",
+        "loss_5_1": "above log 2",
+        "difference_4_2": "above every |D| of the run",
+        "gradient_5_2": "above all of ||Wbar||",
+        "residual_5_3": "above r(x) - r(-x)",
+    }
+    speaks = ds.copy(deep=True)
+    config = results.config_of(ds) | {"epsilon_1": [0.01], "epsilon_2": [0.2]}
+    speaks.attrs["config"] = json.dumps(config)
+    speaks["q"][:] = 0.7
+    speaks["annealed_at"][0, :] = [4.8, np.nan]  # the first seed by the loss, one step early
+    for name in ("second_difference", "odd_part", "signal_squared_w"):
+        speaks[name][:] *= 1e6
+    silent = {name: scale.attrs["silent"] for name, scale in lemmas.scales(speaks).items()}
+    told = {name: words for name, words in silent.items() if words}
+    assert told == {"time_4_1": "prescribed in 1 of 2 seeds: not annealed by the loss"}
+    figures.lemmas(speaks)
 
 
 def test_every_lemma_is_measured_and_told(run):

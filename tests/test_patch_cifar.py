@@ -385,7 +385,7 @@ def test_a_run_follows_the_contract(small, tmp_path):
     assert ds.attrs["dataset"] == "procedural"
     assert ds["train_right"].dims == ("seed", "arm", "epoch", "example")
     np.testing.assert_allclose(ds["train_right"].mean("example"), ds["train_accuracy"], atol=1e-6)
-    assert results.first_learned(ds).dims == ("seed", "arm", "example")
+    assert results.first_learned(ds)[0].dims == ("seed", "arm", "example")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3 * 4
     last = json.loads(lines[-1])
@@ -476,8 +476,9 @@ def test_the_way_on_a_cpu_keeps_convolutions_out_of_loops_and_groups(small):
     assert jax.default_backend() == "cpu"
     assert parsed.ways == ("dispatch", "unroll")
     problem, grid = parsed.problem, sweep.make_grid(parsed.problem, (0,), small()["zipped"])
-    members = placement.place_members(problem, grid, *parsed.ways)
-    members.put(sweep.init_state(problem, grid), range(3))
+    together = placement.place_members(problem, grid, *parsed.ways, 1)
+    together.put(sweep.init_state(problem, grid), range(3))
+    ((members, _, _),) = together._parts  # those of the one device
     data = next(members._epochs(0, 1))[0][0]
     model = problem.init(jax.random.key(0))
     step = lambda s: engine.train_step(  # noqa: E731

@@ -110,3 +110,23 @@ def test_networks_of_images_on_two_devices():
         values = members.measure(np.ones(grid.shape, bool))
         states.append((members.fetch("params"), values))
     jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+@pytest.mark.parametrize(("cache", "count"), [(0, 1), (2**40, 6)])
+def test_blocks_of_seeds_change_rounding_at_most(problem, monkeypatch, cache, count):
+    seeds = (5, 6, 7, 8, 9, 4)
+    blocks = []
+
+    def noted(function, count):
+        blocks.append(count)
+        return in_blocks(function, count)
+
+    in_blocks = placement.in_blocks
+    monkeypatch.setattr(placement, "in_blocks", noted)
+    monkeypatch.setattr(placement, "CACHE_BYTES", cache)
+    _, *found = advanced(problem, seeds, ("scan", "vmap"), 1)
+    assert set(blocks) == {count}
+    monkeypatch.undo()
+    _, *wanted = advanced(problem, seeds, ("scan", "map"), 1)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
+    jax.tree.map(close, found, wanted)

@@ -198,6 +198,19 @@ def test_members_in_the_wrong_order_are_refused(tiny):
         member(tiny, eta_init=(6.0,))
 
 
+def test_noise_that_no_step_would_have_is_refused(tiny):
+    """Algorithm 2 alone may have a step longer than flow_time_1: it has no phase of that length."""
+    small = {"eta_init": (0.5,), "eta_2": (0.5,), "flow_time_1": 0.4, "flow_time_2": 4.6}
+    np.testing.assert_array_equal(member(tiny, **small)[0].phase_steps, [0, 10])
+    with pytest.raises(ConfigError, match=r"eta_init = 0\.5: one step is longer than flow_time_1"):
+        member(tiny, **small, noise_init=(0.4,), noise_factor=(0.25,))
+    kept, _ = member(tiny, **small, noise_init=(0.4,), noise_factor=(1.0,))
+    np.testing.assert_array_equal(kept.phase_steps, [0, 10])
+    without = small | {"flow_time_1": 0.0}
+    skipped, _ = member(tiny, **without, noise_init=(0.4,), noise_factor=(0.25,))
+    np.testing.assert_array_equal(skipped.phase_steps, [0, 9])
+
+
 def test_the_mixture_error_weighs_the_groups():
     section = dataclasses.make_dataclass("S", ["p0", "q0"])(0.1, 0.3)
     sums = {

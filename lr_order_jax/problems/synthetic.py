@@ -264,16 +264,21 @@ def schedule(
     fraction of this seed's data), at `anneal_step`, or at flow_time_1, whichever comes first, and
     then runs for flow_time_2. Algorithm 2 runs at eta_2 for flow_time_1 + flow_time_2. Both stop
     when the loss falls to epsilon_2 in their last phase. A phase has as many steps as fit into its
-    flow time, so no member ends after the common time grid.
+    flow time, so no member ends after the common time grid; with flow_time_1 = 0 there is no phase
+    before annealing.
 
     Algorithm 2 with noise before the activations that is annealed (the mitigation of F.1) has two
-    phases of one rate, and its noise is annealed as the rate of Algorithm 1 is.
+    phases of one rate, and its noise is annealed as the rate of Algorithm 1 is. The loss that the
+    triggers see is that of the step, with a fresh draw of the noise at the level of the phase in
+    which the step began. A step that the loss moves on to the next phase has the rate of that, but
+    a gradient with the noise level of the one before (at infinite width with that of the next).
 
     Args:
       together: how many steps of the algorithm one step of the program takes, in each phase.
 
     Raises:
-      ConfigError: if the member's rates are in the wrong order or take too many steps.
+      ConfigError: if the member's rates are in the wrong order or take too many steps, or a phase
+        that is to have a flow time has no step.
     """
     eta_init, eta_2 = values["eta_init"], values["eta_2"]
     noise, noise_factor = values["noise_init"], values["noise_factor"]
@@ -284,7 +289,8 @@ def schedule(
         )
     stop = values["epsilon_2"] if values["epsilon_2"] > 0 else -math.inf
     lengths = (eta_init * int(together[0]), eta_2 * int(together[1]))
-    if eta_init == eta_2 and (noise == 0 or noise_factor == 1):
+    one_phase = eta_init == eta_2 and (noise == 0 or noise_factor == 1)
+    if one_phase:
         horizon = section.flow_time_1 + section.flow_time_2
         steps = (0, num_steps(horizon, lengths[1]))
         thresholds = (-math.inf, stop)
@@ -302,7 +308,7 @@ def schedule(
             f"config.eta_init = {eta_init:g}, config.eta_2 = {eta_2:g}: the flow time takes "
             f"too many steps, must be below {NEVER}"
         )
-    if section.flow_time_1 > 0 and eta_init > max(section.flow_time_1, eta_2):
+    if not one_phase and eta_init > section.flow_time_1 > 0:
         raise ConfigError(
             f"config.eta_init = {eta_init:g}: one step is longer than "
             f"flow_time_1 = {section.flow_time_1:g}"

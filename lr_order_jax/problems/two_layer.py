@@ -12,7 +12,7 @@ convolution. Only in the coupled one is f not r + g.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,17 @@ from lr_order_jax.models import two_layer as net
 from lr_order_jax.models.two_layer import product
 from lr_order_jax.problem import Model
 from lr_order_jax.problems import probes, synthetic
+from lr_order_jax.problems.synthetic import Examples
+
+
+class Sample(NamedTuple):
+    """The data of one seed, and what the probe `lemma_5_3` makes of them once."""
+
+    train: Examples
+    test: Examples
+    w_star: jax.Array
+    directions: jax.Array
+    fit: jax.Array | None  # (d, k): `probes.fit_of_alpha` of the first k test examples
 
 
 class TwoLayer(synthetic.Synthetic):
@@ -68,6 +79,12 @@ class TwoLayer(synthetic.Synthetic):
     @property
     def figures(self):
         return (*super().figures, "lemmas") if self.fields.probes else super().figures
+
+    def make_data(self, key, shared) -> Sample:
+        sample, fit = synthetic.make_data(self.fields, key), None
+        if "lemma_5_3" in self.fields.probes:
+            fit = probes.fit_of_alpha(sample.test.x1[: probes.NUM_FIT], sample.train)
+        return Sample(*sample, fit)
 
     def init(self, key) -> Model:
         """U_0 ~ N(0, tau_0^2) entrywise, tau_0 by block; u fixed at its draw."""
@@ -231,7 +248,6 @@ class TwoLayer(synthetic.Synthetic):
     def summarize(self, data, task, model, sums):
         values = super().summarize(data, task, model, sums)
         own, stats, watched = data.own, model.stats, model.watched
-        w = model.params["W"]
         if "decomposition" in self.fields.probes:
             values |= probes.decomposition(
                 stats,
@@ -245,6 +261,5 @@ class TwoLayer(synthetic.Synthetic):
             values["m2_gradient_norm"] = jnp.linalg.norm(watched["m2_gradient"])
         if "lemma_5_3" in self.fields.probes:
             x1 = own.test.x1[: probes.NUM_FIT]
-            odd = net.block_output(stats["w"], w, x1) - net.block_output(stats["w"], w, -x1)
-            values |= probes.lemma_5_3(odd, x1, own.train)
+            values |= probes.lemma_5_3(stats["w"], model.params["W"], x1, own.fit)
         return values
