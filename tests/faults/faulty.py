@@ -53,6 +53,7 @@ class Run:
     def __init__(self, server: Server, arguments, workdir: pathlib.Path, log=None, **fault: Any):
         self.workdir, self._server = workdir, server
         self._log = log or workdir.with_name(f"{workdir.name}.log")
+        pathlib.Path(f"{self._log}.err").touch()  # read before the fork has opened it
         self.pid = server.ask(run=arguments, workdir=str(workdir), log=str(self._log), fault=fault)
 
     def wait(self) -> int:
@@ -110,7 +111,10 @@ def committed(workdir: pathlib.Path) -> list[int]:
 
 
 def assert_whole(run: Run) -> None:
-    """Every file a reader may see is whole, and no checkpoint that was written is lost."""
+    """Every file a reader may see is whole, none was written in its place, and no checkpoint that
+    was written is lost."""
+    opened = {pathlib.Path(line.split()[1]).name for line in run.changes if line.startswith("open")}
+    assert not opened & {"results.nc", "config.json"}
     if (run.workdir / "config.json").exists():
         assert verify.verify(run.workdir).wrong == []
     renamed = [line.split()[-1] for line in run.changes[:-1] if line.startswith("os.rename")]
