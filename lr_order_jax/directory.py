@@ -92,12 +92,12 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     return read_whole_config(workdir) if (workdir / "config.json").exists() else {}
 
 
-def _what_of_results(workdir: pathlib.Path) -> dict[str, Any]:
-    """What results.nc says was computed; {} if there is none that can be read."""
+def _what_of_results(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What results.nc says was computed; None if there is none that can be read."""
     try:
         return results.config_of(results.read_results(workdir))
     except (FileNotFoundError, ValueError):
-        return {}
+        return None
 
 
 def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:
@@ -105,7 +105,7 @@ def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:
     lost, by results.nc."""
     stored = read_config(workdir)
     what = stored["what"] if stored else _what_of_results(workdir)
-    if what and (told := difference(what, run_spec.what)):
+    if what is not None and (told := difference(what, run_spec.what)):
         raise ConfigError(f"--workdir={workdir}: holds a run of another config: {told}")
     ours, theirs = _shard_of(run_spec), stored.get("how", {}).get("shard")
     if stored and ours != theirs:

@@ -93,7 +93,7 @@ TINY = {
     "patch_cifar": {"num_train": 8, "num_test": 4, "num_train_eval": 4, "num_patch_eval": 4}
     | {"batch_size": 4, "num_seeds": 1},
 }
-SECONDS = {"sweep": 40, "lazy_limit": 25, "patch_cifar": 25}  # in all
+SECONDS = {"sweep": 25, "lazy_limit": 15, "patch_cifar": 20}  # in all
 ODD = (*VALUES, 1e-3, 1e3, 1e6, 1e300, 100, 10_000, "weights\udcff", "a\0", ("x", "y", "\u03b1"))
 
 
