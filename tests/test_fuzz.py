@@ -93,7 +93,7 @@ TINY = {
     "patch_cifar": {"num_train": 8, "num_test": 4, "num_train_eval": 4, "num_patch_eval": 4}
     | {"batch_size": 4, "num_seeds": 1},
 }
-SECONDS = {"sweep": 25, "lazy_limit": 15, "patch_cifar": 20}  # in all
+SECONDS = {"sweep": 25, "lazy_limit": 15, "patch_cifar": 20}  # in all, or two complete runs
 ODD = (*VALUES, 1e-3, 1e3, 1e6, 1e300, 100, 10_000, "weights\udcff", "a\0", ("x", "y", "\u03b1"))
 
 
@@ -117,7 +117,7 @@ def test_what_is_accepted_runs_to_the_end_or_is_refused(
         told(self, *arguments)
 
     monkeypatch.setattr(progress.Progress, "update", update)
-    while time.monotonic() - begin < SECONDS[name]:
+    while time.monotonic() - begin < SECONDS[name] or outcomes["complete"] < 2:
         changed = {field: draw.choice(ODD) for field in draw.sample(sorted(base), 2)}
         if not told_or_taken(base | changed, list(changed)):
             continue
@@ -139,4 +139,3 @@ def test_what_is_accepted_runs_to_the_end_or_is_refused(
             outcomes["complete"] += 1
     record_property(f"cases: accepted configs run, {name}", sum(outcomes.values()))
     assert "\n" not in refused
-    assert outcomes["complete"] >= 2, outcomes

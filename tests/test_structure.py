@@ -13,7 +13,8 @@ PACKAGE = ROOT / "lr_order_jax"
 
 # Each room may import those on the floors below it, never one above.
 FLOORS = [
-    {"cache", "fields", "progress", "algorithm"},
+    {"fields", "progress"},
+    {"cache", "algorithm"},
     {"memory", "problem", "models", "data"},
     {"engine", "problems"},
     {"sweep"},

@@ -140,12 +140,14 @@ def test_a_disk_that_is_remounted_for_reading_only(pool, whole, disk, tmp_path, 
 
 
 def truncated(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 10])
 
 
 def flipped(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1 << random.Random(path.name).randrange(8)
+    """A bit in each hundred bytes: what is read lies somewhere in a block."""
+    content, draw = bytearray(path.read_bytes()), random.Random(path.name)
+    for i in range(50, len(content), 100):
+        content[i] ^= 1 << draw.randrange(8)
     path.write_bytes(bytes(content))
 
 
