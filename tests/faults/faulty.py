@@ -127,10 +127,10 @@ def is_step(path: pathlib.Path) -> bool:
     return path.parent.name == "checkpoints" and path.name.isdigit()
 
 
-def finish(server: Server, arguments, workdir: pathlib.Path) -> Run:
+def finish(server: Server, arguments, workdir: pathlib.Path, **fault: Any) -> Run:
     """The same command again, to the end: it continues at the newest checkpoint."""
     before = committed(workdir)
-    run = Run(server, arguments, workdir)
+    run = Run(server, arguments, workdir, **fault)
     assert run.wait() == 0, run.told
     if before and "nothing left to run" not in run.told:
         assert run.continued_at == before[-1]

