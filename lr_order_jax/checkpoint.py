@@ -85,25 +85,37 @@ def _seal(meta: dict) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """That this process does not wait for others: one of them has them all, see `processes`."""
+    index = jax.process_index()
+    several = jax.process_count() > 1
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index} if several else None
+    )
+
+
 class Checkpoints:
     """The checkpoints in a directory: the newest few, and those kept for good.
 
-    A host resource: `close` it.
+    A host resource: `close` it. Of several processes only one has it.
     """
 
     def __init__(self, directory: str | os.PathLike, newest: int = 3, read_only: bool = False):
         self.directory = pathlib.Path(directory).resolve()
         self._newest, self._doomed = newest, self.directory / "deleted"
         self._kept: set[int] = set()  # steps kept for good; stands in each checkpoint's metadata
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=not read_only,  # what a kill inside a write left behind
-            create=not read_only,
+            create=False,
             # Renamed before it is deleted: a kill in between must leave no half of a checkpoint.
             todelete_subdir=None if read_only else self._doomed.name,
             save_interval_steps=0 if read_only else 1,
             read_only=read_only,
+            multiprocessing_options=_alone(),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         if not read_only:

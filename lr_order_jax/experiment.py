@@ -23,7 +23,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from lr_order_jax import directory, figures, memory, placement, results, spec, sweep
+from lr_order_jax import (
+    directory,
+    figures,
+    memory,
+    placement,
+    processes,
+    results,
+    spec,
+    sweep,
+)
 from lr_order_jax.algorithm import NEVER, Status, TrainState, cause_of
 from lr_order_jax.checkpoint import (
     Checkpoints,
@@ -69,9 +78,9 @@ class Signals:
         say(f"{signal.Signals(signum).name}: stopping after this chunk, with all of it saved")
 
     def check(self) -> None:
-        """Raises Interrupted if a signal has come."""
-        if self.received is not None:
-            raise Interrupted(self.received)
+        """Raises Interrupted if a signal has come to any process. Waits for the others."""
+        if signum := int(processes.gathered(self.received or 0).max()):
+            raise Interrupted(signum)
 
     def __exit__(self, *unused) -> None:
         for signum, handler in self._previous.items():
@@ -151,7 +160,7 @@ class _Run:
         need = functools.cache(lambda count: self.members.memory(self.kept, waiting[:count]))
         fit = memory.columns_that_fit(need, len(waiting), free)
         self.tell_memory(len(waiting), fit, need(fit), free)
-        return fit
+        return int(processes.gathered(fit).min())
 
     def start_group(self, waiting: Sequence[int]) -> None:
         """Puts the next columns that wait on the device, at step 0. Groups are of even sizes.
@@ -298,19 +307,25 @@ class _Run:
         values = self.members.measure(due[:, self.columns])
         of_host = {name: self.at_phase(leaf) for name, leaf in self.by_phase.items()}
         of_host["step"] = self.steps_taken
-        with open(self.workdir / "metrics.jsonl", "a") as file:
-            for s, h in np.argwhere(due):
-                column = self.columns.index(h)
-                point = {name: v[s, column] for name, v in values.items()}
-                if not np.isfinite(point["train_loss"]):
-                    self.mark_diverged(s, h)
-                    continue
-                point |= {name: value[s, h] for name, value in of_host.items()}
-                points = range(self.next_record[s, h], upto[s, h])
-                for name, value in point.items():
-                    self.history[name][s, h, points] = value
-                file.writelines(self.metrics_line(s, h, t) for t in points)
-            self.metrics_bytes = file.tell()
+        lines = []
+        for s, h in np.argwhere(due):
+            column = self.columns.index(h)
+            point = {name: v[s, column] for name, v in values.items()}
+            if not np.isfinite(point["train_loss"]):
+                self.mark_diverged(s, h)
+                continue
+            point |= {name: value[s, h] for name, value in of_host.items()}
+            points = range(self.next_record[s, h], upto[s, h])
+            for name, value in point.items():
+                self.history[name][s, h, points] = value
+            lines += [self.metrics_line(s, h, t) for t in points]
+
+        def append():
+            with open(self.workdir / "metrics.jsonl", "a") as file:
+                file.writelines(lines)
+                self.metrics_bytes = file.tell()
+
+        processes.first_does(append)
 
     def metrics_line(self, s: int, h: int, t: int) -> str:
         """The line of metrics.jsonl of one member at one point of time: what is one number."""
@@ -380,16 +395,28 @@ class _Run:
             seed_values=self.seed_values,
         )
 
-    def save(self, checkpoints: Checkpoints, for_good: bool = False):
+    def save(self, checkpoints: Checkpoints | None, for_good: bool = False):
         """Checkpoint first, then results: what a reader sees can be continued.
 
         Args:
+          checkpoints: those of the first process.
           for_good: the checkpoint is never deleted.
 
         Returns:
           The results as written.
         """
         self.fetch()
+        dataset = self.dataset()
+
+        def write():
+            self._write_checkpoint(checkpoints, for_good)
+            results.write_results(dataset, self.workdir / "results.nc")
+
+        processes.first_does(write)
+        return dataset
+
+    def _write_checkpoint(self, checkpoints: Checkpoints | None, for_good: bool) -> None:
+        assert checkpoints is not None
         with open(self.workdir / "metrics.jsonl", "rb+") as file:
             os.fsync(file.fileno())
         meta: dict[str, Any] = {
@@ -404,20 +431,35 @@ class _Run:
             "what": dict(self.spec.what),
         }
         checkpoints.save(meta["step"], self._tree(), meta, for_good)
-        dataset = self.dataset()
-        results.write_results(dataset, self.workdir / "results.nc")
-        return dataset
 
     def _tree(self) -> dict[str, Any]:
         host = {"history": self.history, "next_record": self.next_record}
         return {**self.kept._asdict(), **host}
 
-    def restore(self, checkpoints: Checkpoints) -> bool:
-        """Continues from the newest whole checkpoint; False if there is none."""
+    def restore(self, checkpoints: Checkpoints | None) -> bool:
+        """Continues from the newest whole checkpoint of the first process; False if there is
+        none."""
+        stored = processes.first_does(lambda: self._read_checkpoint(checkpoints))
+        tree, meta = stored or (self._tree(), None)
+        if (meta := processes.json_of_first(meta)) is None:
+            return False
+        tree = processes.of_first(tree)
+        self.kept = arranged_like(self.kept, tree)
+        self.history = {name: tree["history"][name] for name in self.history}  # in our order
+        self.next_record = tree["next_record"]
+        self.waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)
+        self.step, self.target = meta["step"] - self.steps_before, meta["target"]
+        self.metrics_bytes = meta["metrics_bytes"]
+        self.put_columns(meta["columns"])
+        return True
+
+    def _read_checkpoint(self, checkpoints: Checkpoints | None) -> tuple[dict, dict] | None:
+        """The tree and metadata of the newest whole one; None if there is none."""
+        assert checkpoints is not None
         try:
             tree, meta = checkpoints.restore_latest(say)
         except NoCheckpoint:
-            return False
+            return None
         except ValueError as error:
             raise ConfigError(f"{error}; give a new --workdir") from None
         if told := spec.difference(meta.get("what", {}), self.spec.what):
@@ -429,14 +471,7 @@ class _Run:
                 f"{checkpoints.directory}: its checkpoints are of another version of "
                 "lr_order_jax; give a new --workdir"
             )
-        self.kept = arranged_like(self.kept, tree)
-        self.history = {name: tree["history"][name] for name in self.history}  # in our order
-        self.next_record = tree["next_record"]
-        self.waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)
-        self.step, self.target = meta["step"] - self.steps_before, meta["target"]
-        self.metrics_bytes = meta["metrics_bytes"]
-        self.put_columns(meta["columns"])
-        return True
+        return arranged_like(self._tree(), tree), meta
 
     def open_metrics(self) -> None:
         """Cuts metrics.jsonl back to the lines of the present state, or writes lost ones again."""
@@ -453,7 +488,7 @@ class _Run:
 
     # The loop.
 
-    def loop(self, checkpoints: Checkpoints, signals: Signals) -> None:
+    def loop(self, checkpoints: Checkpoints | None, signals: Signals) -> None:
         """Runs until every member has ended.
 
         Raises:
@@ -479,7 +514,11 @@ class _Run:
                     self.take_profiled_steps(count)
                 else:
                     self.take_steps(count)
-                speed = count / (time.perf_counter() - start)
+                speed, signalled, is_old = self.agree(
+                    count / (time.perf_counter() - start),
+                    signals.received,
+                    time.monotonic() - saved_at,
+                )
                 if self.step == self.target or not self.running.any():
                     self.record()
                     self.drop_ended()
@@ -490,14 +529,21 @@ class _Run:
                 bar.update(taken, total, self.problem.clock, least, alive, step, speed)
                 if self.passes_kept_time(before, least):
                     self.save(checkpoints, for_good=True)
-                if signals.received is not None:
+                if signalled:
                     self.save(checkpoints)
                     signals.check()
-                if time.monotonic() - saved_at >= self.spec.how.checkpoint_every:
+                if is_old:
                     self.save(checkpoints)
                     saved_at = time.monotonic()
         finally:
             bar.close()
+
+    def agree(self, speed: float, signum: int | None, age: float) -> tuple[float, bool, bool]:
+        """What all processes take for true: the lowest speed, whether a signal has come to any,
+        whether the checkpoint of the first one is old."""
+        rows = processes.gathered(speed, signum or 0, age)
+        is_old = bool(rows[0, 2] >= self.spec.how.checkpoint_every)
+        return float(rows[:, 0].min()), bool(rows[:, 1].any()), is_old
 
     def announce(self, resumed: bool) -> None:
         """Tells what will run, and compiles it."""
@@ -584,19 +630,19 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
         with Signals() as listening:
             return run(run_spec, workdir, listening)
     _check_names(run_spec.problem)
-    with directory.held(workdir):
-        directory.check_config(workdir, run_spec)
-        refuse_lost_checkpoints(workdir)
+    with processes.first_holds(directory.held(workdir)):
+        processes.first_does(lambda: _check_directory(workdir, run_spec))
         this = _Run(run_spec, workdir)
         signals.check()  # nothing is there to save yet
-        checkpoints = Checkpoints(workdir / "checkpoints")
+        checkpoints = processes.first_does(lambda: Checkpoints(workdir / "checkpoints"))
         try:
             resumed = this.restore(checkpoints)
             if not resumed:
                 this.start_group(range(this.grid.shape[1]))
             if not resumed or not this.ended.all():
-                directory.write_config(workdir, run_spec, this.audit())
-            this.open_metrics()
+                audit = this.audit()
+                processes.first_does(lambda: directory.write_config(workdir, run_spec, audit))
+            processes.first_does(this.open_metrics)
             this.announce(resumed)
             signals.check()
             if not resumed:
@@ -606,6 +652,13 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
             this.loop(checkpoints, signals)
             dataset = this.save(checkpoints)
         finally:
-            checkpoints.close()
-        figures.draw(dataset, this.problem.figures, workdir / "figures")
+            if checkpoints is not None:
+                checkpoints.close()
+        names, folder = this.problem.figures, workdir / "figures"
+        processes.first_does(lambda: figures.draw(dataset, names, folder))
         return dataset
+
+
+def _check_directory(workdir: pathlib.Path, run_spec: spec.Spec) -> None:
+    directory.check_config(workdir, run_spec)
+    refuse_lost_checkpoints(workdir)

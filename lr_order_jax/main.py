@@ -27,7 +27,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lr_order_jax import cache, directory, experiment, results, spec, study, verify
+from lr_order_jax import cache, directory, experiment, processes, results, spec, study, verify
 from lr_order_jax.fields import ConfigError, in_one_line
 from lr_order_jax.progress import say
 
@@ -80,7 +80,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
             raise ConfigError(f"--config={file}: its get_config must return a ConfigDict")
         return rest
     except ConfigError as error:
-        _refuse(str(error))
+        _refuse(error)
     except flags.Error as error:
         _refuse(_of_flag(_one_line(error)))
     except (AttributeError, KeyError) as error:
@@ -110,8 +110,9 @@ def _one_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _refuse(line: str) -> NoReturn:
-    say(f"error: {' '.join(line.splitlines())}")  # of a problem of the user's own
+def _refuse(error: str | ConfigError) -> NoReturn:
+    if not isinstance(error, processes.Elsewhere):
+        say(f"error: {' '.join(str(error).splitlines())}")  # of a problem of the user's own
     sys.exit(2)
 
 
@@ -131,7 +132,7 @@ def _check(workdir: str) -> None:
     try:
         report = verify.verify(workdir)
     except ConfigError as error:
-        _refuse(str(error))
+        _refuse(error)
     except OSError as error:
         _refuse(f"--check={workdir}: cannot be read ({error.strerror})")
     lines = [*report.found, *(f"WRONG: {line}" for line in report.wrong)]
@@ -172,19 +173,22 @@ def _continues(workdir: pathlib.Path) -> str:
 
 def _run() -> None:
     """Runs the config, and tells each kind of failure in one line."""
-    _find_devices()
-    cache.keep_programs()
     try:
+        if spec.is_distributed(_CONFIG.value):
+            processes.join()
+        _find_devices()
+        cache.keep_programs()
+        processes.first_does(lambda: spec.parse_study(_CONFIG.value))  # one tells what is wrong
         asked = spec.parse_study(_CONFIG.value)
     except ConfigError as error:
-        _refuse(str(error))
+        _refuse(error)
     name, _, variant = _config_file(sys.argv).partition(":")
     stem = "-".join(part for part in (pathlib.Path(name).stem, variant) if part)
     workdir = pathlib.Path(_WORKDIR.value or directory.default(stem, asked))
     try:
         dataset = study.run(asked, workdir)
     except ConfigError as error:
-        _refuse(str(error))
+        _refuse(error)
     except experiment.Interrupted as interruption:
         say(f"{interruption}: stopped, all that was computed is saved; {_continues(workdir)}")
         sys.exit(128 + interruption.signum)
@@ -195,7 +199,9 @@ def _run() -> None:
         _refuse("this config needs more memory than there is: reduce sizes, widths or members")
     except OSError as error:
         say(f"error: {error}; what was saved before is whole, {_continues(workdir)}")
-        sys.exit(1)
+        processes.leave(1)
+    if not processes.is_first():
+        return
     with _on_stdout():
         results.print_table(results.TABLES[asked.specs[0].problem.table](dataset))
         print(f"results: {workdir / 'results.nc'}   figures: {workdir / 'figures'}", flush=True)
@@ -210,8 +216,9 @@ def _main(argv: Sequence[str]) -> None:
     except Exception as error:  # a mistake of this program, or of a problem of the user's own
         if os.environ.get(TRACEBACK):
             raise
-        say(f"error: {in_one_line(error)}; {TRACEBACK}=1 in the environment shows where")
-        sys.exit(1)
+        several = "; another process may be lost" if processes.are_several() else ""
+        say(f"error: {in_one_line(error)}{several}; {TRACEBACK}=1 in the environment shows where")
+        processes.leave(1)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Members never communicate, so the grid is cut into rectangles of seeds and colum
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lr_order_jax import algorithm, engine, memory
+from lr_order_jax import algorithm, engine, memory, processes
 from lr_order_jax.algorithm import Status, TrainState
 from lr_order_jax.engine import Stream
 from lr_order_jax.problem import Data, Model, Problem
@@ -37,10 +38,10 @@ def place_members(
       mapping: `vmap` (batched arrays; what depends on step and key alone is computed once a seed),
         `map` (a compiled loop over members), `unroll` (members one after the other in one program)
         or `loop` (each in turn by a program for one member).
-      devices: how many of the local ones; all of them by default.
+      devices: how many of those of each process; all of them by default.
     """
     way = Stacked if mapping in ("vmap", "map") else Apart
-    return way(problem, grid, driving, mapping, jax.local_devices()[:devices])
+    return way(problem, grid, driving, mapping, processes.devices(devices))
 
 
 def spread(seeds: int, columns: int, devices: int) -> tuple[int, int]:
@@ -53,8 +54,25 @@ def spread(seeds: int, columns: int, devices: int) -> tuple[int, int]:
         ((2, 2), (8, 1), (1, 3))
     """
     ways = [way for d in range(1, devices + 1) for way in ways_to_cut((seeds, columns), d)[:1]]
-    a, b = min(ways, key=lambda way: -(-seeds // way[0]) * -(-columns // way[1]))
+    a, b = min(ways, key=functools.partial(_most_on_one, seeds, columns))
     return a, b
+
+
+def spread_on_all(seeds: int, columns: int, devices: int) -> tuple[int, int]:
+    """The same for all devices, some of which may have nothing to do: each process needs a part of
+    a program that several of them run.
+
+    Examples:
+        >>> spread_on_all(5, 6, 4), spread_on_all(1, 2, 4)
+        ((2, 2), (1, 4))
+    """
+    ways = [(a, devices // a) for a in range(devices, 0, -1) if devices % a == 0]
+    return min(ways, key=functools.partial(_most_on_one, seeds, columns))
+
+
+def _most_on_one(seeds: int, columns: int, way: tuple[int, ...]) -> int:
+    """How many members the device with the most of them has."""
+    return -(-seeds // way[0]) * -(-columns // way[1])
 
 
 class _Epochs:
@@ -165,6 +183,7 @@ class _Sheets:
         step, sizes = mapped_step(members.problem, members.mapping), members.problem.batch_sizes
         self.advance = engine.Driver(step, members.driving, sizes, self.over)
         self.measure = jax.jit(self.over_measured(members.measure_due))
+        self.pick = jax.jit(members.task_and_model, out_shardings=NamedSharding(self.mesh, SHARED))
 
     def padded(self, seeds: int, columns: int) -> tuple[int, int]:
         """How many there are with the copies."""
@@ -172,7 +191,7 @@ class _Sheets:
         return -(-seeds // a) * a, -(-columns // b) * b
 
     def put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
-        return jax.device_put(tree, NamedSharding(self.mesh, spec))
+        return processes.put(tree, NamedSharding(self.mesh, spec))
 
     def put_rows(self, tree: PyTree) -> PyTree:
         """Leaves (S, ...), seeds over the devices."""
@@ -235,7 +254,6 @@ class Stacked:
         self.devices, self.axis = devices, functools.partial(members_axis, mapping)
         self._sheets_of = functools.cache(functools.partial(_Sheets, self))
         self._evaluate = engine.make_evaluate(problem, driving)
-        self._pick = jax.jit(self._of_member)
 
     def _of_member(self, tree: PyTree, s, h) -> PyTree:
         """The leaves of one member."""
@@ -245,13 +263,18 @@ class Stacked:
 
         return jax.tree.map(index, tree)
 
+    def task_and_model(self, tasks, models, s, h):
+        """Those of one member."""
+        return jax.tree.map(lambda leaf: leaf[s, h], tasks), self._of_member(models, s, h)
+
     @property
     def devices_used(self) -> int:
         """By the members that are put."""
         return self._sheets.mesh.size
 
     def _sheets_for(self, columns: int) -> _Sheets:
-        return self._sheets_of(spread(len(self.grid.seeds), columns, len(self.devices)))
+        way = spread if jax.process_count() == 1 else spread_on_all
+        return self._sheets_of(way(len(self.grid.seeds), columns, len(self.devices)))
 
     def put(self, state: TrainState, columns: Sequence[int]) -> None:
         """Puts these columns of a host state, and no others, on the devices."""
@@ -271,7 +294,7 @@ class Stacked:
         """A part of the state on the host, leaves (S, C, ...)."""
 
         def members(leaf):
-            host = np.moveaxis(np.asarray(leaf), self.axis(leaf.ndim), 1)
+            host = np.moveaxis(processes.whole(leaf), self.axis(leaf.ndim), 1)
             return host[: self.grid.shape[0], : self._columns]
 
         return jax.tree.map(members, getattr(self._state, name))
@@ -318,15 +341,23 @@ class Stacked:
             all_due = np.zeros(self._sheets.padded(seeds, columns), bool)
             all_due[:seeds, :columns] = due
             values = self._sheets.measure(self._sheets.data, tasks, models, all_due)
-            return {name: np.asarray(v)[:seeds, :columns] for name, v in values.items()}
+            return {name: processes.whole(v)[:seeds, :columns] for name, v in values.items()}
+        # Each member is brought to all processes, which evaluate one in turn.
+        members, device = np.argwhere(due), jax.local_devices()[0]
+        turn = {(s, h): i % jax.process_count() for i, (s, h) in enumerate(members)}
+        are_ours = np.full(due.shape, processes.is_first())
+        for s, h in members:
+            are_ours[s, h] = turn[s, h] == jax.process_index()
 
         def one(s, h):
-            task = jax.tree.map(lambda leaf: leaf[s, h], tasks)
-            model = self._pick(models, jnp.int32(s), jnp.int32(h))
-            task, model = jax.device_put((task, model), self.devices[0])
+            picked = self._sheets.pick(tasks, models, jnp.int32(s), jnp.int32(h))
+            if not are_ours[s, h]:
+                return {}
+            local = jax.tree.map(lambda leaf: leaf.addressable_data(0), picked)
+            task, model = jax.device_put(local, device)
             return self._evaluate(data_of_seed(self.grid.data, s), task, model)
 
-        return _measure_in_turn(self.problem, due, one)
+        return processes.combined(_measure_in_turn(self.problem, due, one), are_ours)
 
     def measure_due(self, data, tasks, models, due):
         """`measure` of the members on one device."""
@@ -408,20 +439,22 @@ class Apart:
         self._problem, self._seeds, self._devices = problem, len(grid.seeds), devices
         make = functools.partial(_Rectangle, problem, grid, driving, mapping)
         self._rectangle = functools.cache(make)
-        self._threads = ThreadPoolExecutor(len(devices)) if len(devices) > 1 else None
+        local = sum(device.process_index == jax.process_index() for device in devices)
+        self._threads = ThreadPoolExecutor(local) if local > 1 else None
 
     def _cut(self, columns: int) -> list[tuple["_Rectangle", slice, slice]]:
-        """The rectangle of each device, with its seeds and columns."""
+        """The rectangle of each device of this process, with its seeds and columns."""
         a, b = spread(self._seeds, columns, len(self._devices))
         parts = itertools.product(even_parts(self._seeds, a), even_parts(columns, b))
         return [
             (self._rectangle(device, rows.start, rows.stop), rows, cut)
             for device, (rows, cut) in zip(self._devices, parts, strict=False)
+            if device.process_index == jax.process_index()
         ]
 
     @property
     def devices_used(self) -> int:
-        return len(self._parts)
+        return math.prod(spread(*self._are_ours.shape, len(self._devices)))
 
     def _each(self, function: Callable) -> list[Any]:
         """What the function gives for each (rectangle, seeds, columns)."""
@@ -430,24 +463,29 @@ class Apart:
 
     def put(self, state: TrainState, columns: Sequence[int]) -> None:
         self._parts = self._cut(len(columns))
+        self._are_ours = np.zeros((self._seeds, len(columns)), bool)
+        for _, rows, cut in self._parts:
+            self._are_ours[rows, cut] = True
+
+        def planned(leaf):
+            return jax.ShapeDtypeStruct((*self._are_ours.shape, *leaf.shape[2:]), leaf.dtype)
+
+        self._planned = jax.tree.map(planned, state)
         self._each(lambda rectangle, _, cut: rectangle.put(state, columns[cut]))
 
     def memory(self, state: TrainState, columns: Sequence[int]) -> int:
         parts = self._cut(len(columns))
         taken = [rectangle.memory(state, columns[cut]) for rectangle, _, cut in parts]
-        return sum(taken) if memory.devices_share_the_host() else max(taken)
+        return sum(taken) if memory.devices_share_the_host() else max(taken, default=0)
 
     def fetch(self, name: str) -> PyTree:
         fetched = self._each(lambda rectangle, rows, cut: (rows, cut, rectangle.fetch(name)))
-        shape = max(rows.stop for rows, _, _ in fetched), max(cut.stop for _, cut, _ in fetched)
-        whole = jax.tree.map(
-            lambda leaf: np.empty((*shape, *leaf.shape[2:]), leaf.dtype), fetched[0][2]
-        )
-
+        blank = lambda leaf: np.zeros(leaf.shape, leaf.dtype)  # noqa: E731
+        whole = jax.tree.map(blank, getattr(self._planned, name))
         for rows, cut, part in fetched:
             for leaf, of_part in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
                 leaf[rows, cut] = of_part
-        return whole
+        return processes.combined(whole, self._are_ours)
 
     def advance(self, start: int, count: int) -> None:
         self._each(lambda rectangle, *_: rectangle.advance(start, count))
@@ -460,7 +498,7 @@ class Apart:
                 out[name][rows, cut] = values
 
         self._each(measure)
-        return out
+        return processes.combined(out, self._are_ours)
 
 
 class _Rectangle:

@@ -7,8 +7,21 @@ import time
 PLAIN_EVERY = 20.0  # seconds between plain lines
 
 
+_quiet_as: str | None = None  # name of a process beside the one that tells what happens
+
+
+def keep_quiet(name: str) -> None:
+    """Tells errors alone from now on, with this name before them."""
+    global _quiet_as
+    _quiet_as = name
+
+
 def say(text: str) -> None:
     """One line to the user, apart from results: on stderr. A closed stderr ends no run."""
+    if _quiet_as is not None:
+        if not text.startswith("error: "):
+            return
+        text = f"{_quiet_as}: {text}"
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
@@ -29,7 +42,7 @@ class Progress:
         self._first = done
         self._start = self._told = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and _quiet_as is None:
             from rich.console import Console
             from rich.progress import BarColumn, TaskProgressColumn, TextColumn
             from rich.progress import Progress as Bar

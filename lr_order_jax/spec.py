@@ -38,7 +38,8 @@ class How:
 
     driving: str | None = fields.choice("scan", "dispatch", optional=True)
     mapping: str | None = fields.choice("vmap", "unroll", "map", "loop", optional=True)
-    devices: int | None = fields.integer(1, optional=True)  # of those here; unset: all
+    devices: int | None = fields.integer(1, optional=True)  # of those of a process; unset: all
+    distributed: bool = fields.switch()  # joins other processes, see `processes.join`
     shard: str | None = fields.text(
         "i/n, i from 1 to n", r"[1-9]\d{0,8}/[1-9]\d{0,8}", optional=True
     )
@@ -131,6 +132,16 @@ class Study:
         if not self.axes:
             return ()
         return tuple(",".join(f"{k}={v}" for k, v in point.items()) for point in self.points)
+
+
+def is_distributed(config: Any) -> bool:
+    """Whether a ConfigDict asks for several processes: JAX must know before all else is read.
+
+    Raises:
+      ConfigError: if that field is wrong.
+    """
+    rule = fields.rules(How)["distributed"]
+    return fields.convert("distributed", config.get("distributed", False), rule)
 
 
 def parse_study(config: Any) -> Study:

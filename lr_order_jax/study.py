@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import xarray as xr
 
-from lr_order_jax import directory, experiment, figures, results, spec
+from lr_order_jax import directory, experiment, figures, processes, results, spec
 from lr_order_jax.progress import say
 
 
@@ -21,7 +21,7 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset:
     program is in its own `config.json`.
 
     Returns:
-      The results, joined.
+      The results, joined; those of several programs in the first process alone.
 
     Raises:
       ConfigError: if a program's config or a directory cannot serve, before any is run.
@@ -30,26 +30,36 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset:
     if not study.axes:
         return experiment.run(study.specs[0], workdir)
     folders = [workdir / name for name in study.programs]
-    with experiment.Signals() as signals, directory.held(workdir):
+
+    def check() -> None:
         directory.check_config(workdir, study)
         for folder, has_records in zip(folders, _have_records(study, workdir), strict=True):
             experiment.refuse_lost_checkpoints(folder, bool(has_records))
+
+    def write() -> xr.Dataset | None:
+        parts = [_results_of(*pair) for pair in zip(study.specs, folders, strict=True)]
+        if all(part is None for part in parts):
+            return None
+        dataset = results.join(study.what, study.axes, parts)
+        results.write_results(dataset, workdir / "results.nc")
+        return dataset
+
+    held = directory.held(workdir)
+    with experiment.Signals() as signals, processes.first_holds(held):
+        processes.first_does(check)
         for run_spec in study.specs:
             experiment.check(run_spec)
             signals.check()
-        directory.write_config(workdir, study, [])
+        processes.first_does(lambda: directory.write_config(workdir, study, []))
         for i, (run_spec, folder) in enumerate(zip(study.specs, folders, strict=True)):
             say(f"program {i + 1} of {len(folders)}: {folder.name}")
             try:
                 experiment.run(run_spec, folder, signals)
             finally:
-                parts = [_results_of(*pair) for pair in zip(study.specs, folders, strict=True)]
-                if any(part is not None for part in parts):
-                    dataset = results.join(study.what, study.axes, parts)
-                    results.write_results(dataset, workdir / "results.nc")
+                dataset = processes.first_does(write)
             signals.check()
         names = study.specs[0].problem.study_figures
-        figures.draw(dataset, names, workdir / "figures")
+        processes.first_does(lambda: figures.draw(dataset, names, workdir / "figures"))
     return dataset
 
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lr_order_jax"
 # Each room may import those on the floors below it, never one above.
 FLOORS = [
     {"fields", "progress"},
-    {"cache", "algorithm"},
+    {"cache", "algorithm", "processes"},
     {"memory", "problem", "models", "data"},
     {"engine", "problems"},
     {"sweep"},

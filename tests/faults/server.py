@@ -24,7 +24,7 @@ import threading
 import time
 
 import h5netcdf  # noqa: F401 (what runs import late is here once for all)
-import matplotlib.backends.backend_agg  # noqa: F401
+import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401
 from absl import app
 

@@ -1,0 +1,256 @@
+"""Several processes that run one program together, on JAX's distributed runtime.
+
+All of them run the same host loop on the same numbers, so they take the same decisions. Each device
+holds its own members; what comes back from the devices is whole in every process. The first process
+alone reads and writes the files and tells what happens. Functions that wait for the others say so:
+all processes must call them in the same order. With one process they cost nothing.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+
+from lr_order_jax import progress
+from lr_order_jax.fields import ConfigError, in_one_line
+from lr_order_jax.progress import say
+
+PyTree = Any
+
+LOST_AFTER = 30
+"""Seconds without a sign of life after which a process is lost, and the others end."""
+
+OURS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+"""Environment variables that name the processes where no cluster does; all of them or none."""
+
+SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)
+"""Environment variables from which JAX detects SLURM; all of them or none."""
+
+
+class Elsewhere(ConfigError):
+    """The first process has failed, and has told why."""
+
+
+def _settings() -> dict[str, Any]:
+    """Arguments of `jax.distributed.initialize` from the environment; {} where JAX is to detect.
+
+    Raises:
+      ConfigError: if the variables are incomplete or wrong.
+    """
+    told = "config.distributed = True"
+    for names, hint in ((OURS, "set all three or none"), (SLURM, "start it by srun")):
+        given = [name for name in names if os.environ.get(name)]
+        missing = [name for name in names if name not in given]
+        if names is SLURM and "SLURM_JOB_ID" not in given:
+            continue
+        if given and missing:
+            raise ConfigError(f"{told}: {missing[0]} is not set, but {given[0]} is: {hint}")
+        if names is OURS and given:
+            address, *numbers = (os.environ[name] for name in OURS)
+            for name, number in zip(OURS[1:], numbers, strict=True):
+                if not (number.isascii() and number.isdigit()):
+                    raise ConfigError(f"{told}: {name} = {number!r}: must be a whole number >= 0")
+            count, index = map(int, numbers)
+            if not index < count:
+                raise ConfigError(
+                    f"{told}: JAX_PROCESS_ID = {index}: must be below JAX_NUM_PROCESSES = {count}"
+                )
+            if not address.rpartition(":")[2].isdigit():
+                raise ConfigError(f"{told}: {OURS[0]} = {address!r}: must be HOST:PORT")
+            return {"coordinator_address": address, "num_processes": count, "process_id": index,
+                    "cluster_detection_method": "deactivate"}  # fmt: skip
+    return {}
+
+
+def join() -> None:
+    """Joins the other processes, before anything is computed; waits for them.
+
+    By the environment variables `OURS`, or else as JAX detects them: under SLURM, Open MPI or
+    Kubernetes, on a TPU slice.
+
+    Raises:
+      ConfigError: if there is nothing to join, or it cannot be reached.
+    """
+    settings = _settings()
+    # Signals are ours, see `experiment.Signals`: JAX's own service takes SIGTERM away.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            **settings,
+            heartbeat_timeout_seconds=LOST_AFTER,
+            shutdown_timeout_seconds=LOST_AFTER,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"config.distributed = True: no cluster is detected ({in_one_line(error)}): start it "
+            f"by srun, mpirun or on a TPU slice, or set {', '.join(OURS)}"
+        ) from None
+    except RuntimeError as error:
+        raise ConfigError(
+            f"config.distributed = True: cannot join ({in_one_line(error)})"
+        ) from None
+    if not is_first():
+        progress.keep_quiet(f"process {jax.process_index()}")
+    how = "by " + ", ".join(OURS) if settings else "detected by JAX"
+    say(
+        f"process {jax.process_index()} of {jax.process_count()} ({how}), "
+        f"{jax.device_count()} devices, {jax.local_device_count()} of them here"
+    )
+
+
+def are_several() -> bool:
+    """Whether there are others."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process after a failure that the others may not know of: they are not waited for,
+    and end as they notice."""
+    if are_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def is_first() -> bool:
+    """Whether this process reads and writes the files and talks."""
+    return jax.process_index() == 0
+
+
+def devices(each: int | None) -> list[jax.Device]:
+    """So many devices of each process, those of the first process first; all by default."""
+    return [d for i in range(jax.process_count()) for d in jax.local_devices(i)[:each]]
+
+
+# Numbers that all processes know in the end.
+
+
+def total(tree: PyTree) -> PyTree:
+    """Host arrays whose bytes are the sum of those of all processes: of each number, all processes
+    but one are to have zero. Waits for the others."""
+    if jax.process_count() == 1:
+        return tree
+
+    def sum_bytes(leaf):
+        leaf = np.asarray(leaf)
+        content = leaf.tobytes()
+        if not content:
+            return leaf
+        words = np.frombuffer(content + bytes(-len(content) % 4), np.uint32)
+        # All processes being sources, this is their sum.
+        summed = multihost_utils.broadcast_one_to_all(words, is_source=True)
+        summed = np.asarray(summed).tobytes()[: len(content)]
+        return np.frombuffer(summed, leaf.dtype).reshape(leaf.shape).copy()
+
+    return jax.tree.map(sum_bytes, tree)
+
+
+def combined(tree: PyTree, are_ours: np.ndarray) -> PyTree:
+    """Host leaves (S, C, ...) of which each process has the members of its own (S, C) mask; no two
+    masks overlap. Waits for the others."""
+    if jax.process_count() == 1:
+        return tree
+
+    def ours(leaf):
+        mask = are_ours.reshape(*are_ours.shape, *[1] * (leaf.ndim - 2))
+        return np.where(mask, leaf, np.zeros((), leaf.dtype))
+
+    return total(jax.tree.map(ours, tree))
+
+
+def gathered(*numbers: float) -> np.ndarray:
+    """(processes, numbers) float64: what each process gave. Waits for the others."""
+    rows = np.zeros((jax.process_count(), len(numbers)))
+    rows[jax.process_index()] = numbers
+    return total(rows)
+
+
+def of_first(tree: PyTree) -> PyTree:
+    """Host arrays as the first process has them; those of the others are of the same shapes. Waits
+    for the others."""
+    return total(tree if is_first() else jax.tree.map(np.zeros_like, tree))
+
+
+def json_of_first(value: Any) -> Any:
+    """A JSON value as the first process has it. Waits for the others."""
+    if jax.process_count() == 1:
+        return value
+    content = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(of_first(np.int64(len(content))))
+    return json.loads(of_first(content if is_first() else np.zeros(size, np.uint8)).tobytes())
+
+
+# Arrays on the devices of all processes.
+
+
+def put(tree: PyTree, sharding: Sharding) -> PyTree:
+    """Arrays that every process has, on the devices of all processes."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf):
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(one, tree)
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """All of an array on the host, wherever its parts are. Waits for the others if they have
+    some."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    host = np.zeros(array.shape, array.dtype)
+    for shard in array.addressable_shards:
+        if shard.replica_id == 0:
+            host[shard.index] = np.asarray(shard.data)
+    return total(host)
+
+
+# What only the first process does.
+
+
+def first_does(function: Callable[[], Any]) -> Any:
+    """What the function gives in the first process; None in the others, which wait for it.
+
+    Raises:
+      Elsewhere: in the others, if the function raises a ConfigError there.
+      RuntimeError: in the others, if it raises something else.
+    """
+    if jax.process_count() == 1:
+        return function()
+    result, caught = None, None
+    if is_first():
+        try:
+            result = function()
+        except Exception as error:
+            caught = error
+    refused, failed = json_of_first([isinstance(caught, ConfigError), caught is not None])
+    if caught is not None:
+        raise caught
+    if refused:
+        raise Elsewhere
+    if failed:
+        raise RuntimeError("the first process has failed")
+    return result
+
+
+@contextlib.contextmanager
+def first_holds(held: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+    """A context that the first process enters and leaves, and for whose entry the others wait."""
+    with contextlib.ExitStack() as stack:
+        first_does(lambda: stack.enter_context(held))
+        yield

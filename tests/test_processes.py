@@ -1,0 +1,280 @@
+"""Several processes on the loopback address run one program together: the numbers of one process,
+files written once, and an end of all when one is lost."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import COMPILATION_CACHE, ROOT
+
+from lr_order_jax import main, processes, progress, results, verify
+from lr_order_jax.fields import ConfigError
+
+SMOKE = ("--config=configs/sweep.py:smoke", "--config.num_records=3", "--config.d=200")
+SMOKE += ("--config.num_seeds=4", "--config.n=200")
+LONG = ("--config=configs/sweep.py:smoke", "--config.flow_time_1=1000.0", "--config.m_v=1000")
+LONG += ("--config.checkpoint_every=0.5", "--config.num_records=20")
+PATCHES = ("--config=configs/patch_cifar.py:smoke",)
+RTOL, ATOL = 1e-4, 1e-5  # see test_invariance
+
+
+def start(count, workdir, *arguments, devices=1, **variables):
+    """`launch/processes.sh` with so many processes of so many devices each; 0: one, without it."""
+    environment = os.environ | COMPILATION_CACHE | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    environment |= {"PYTHON": sys.executable} | variables
+    command = ["bash", "launch/processes.sh", str(count)]
+    if not count:
+        command = [sys.executable, "-m", "lr_order_jax.main"]
+    command += [*arguments, f"--workdir={workdir}"]
+    with open(f"{workdir}.log", "w") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+
+def told(workdir):
+    """What stands in the log, without the lines of C++ and of the audit."""
+    lines = pathlib.Path(f"{workdir}.log").read_text().splitlines()
+    return [line for line in lines if not re.match(r"\[Gloo\]|(holds|fails|open)  ", line)]
+
+
+def finish(count, workdir, *arguments, **keywords):
+    assert start(count, workdir, *arguments, **keywords).wait() == 0, told(workdir)
+    assert verify.verify(workdir).wrong == []
+    return results.read_results(workdir)
+
+
+def lines_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_the_numbers_are_those_of_one_process(tmp_path, record_property):
+    """Bit for bit where the members of each device are as many, else within a bound."""
+    wanted = finish(0, tmp_path / "one", *SMOKE, devices=2)
+    for count, devices in ((2, 1), (4, 1)):
+        workdir = tmp_path / f"{count}x{devices}"
+        found = finish(count, workdir, *SMOKE, devices=devices)
+        if count * devices == 2:
+            assert found.identical(wanted)
+        for name, variable in wanted.data_vars.items():
+            np.testing.assert_allclose(found[name], variable, rtol=RTOL, atol=ATOL, err_msg=name)
+        assert len(lines_of(workdir)) == len(lines_of(tmp_path / "one"))
+        text = told(workdir)
+        assert text[0].startswith(f"process 0 of {count} (by JAX_COORDINATOR_ADDRESS")
+        assert sum("members (4 seeds x 2 eta_init)" in line for line in text) == 1
+        assert sum("results: " in line for line in text) == 1
+    record_property("cases: numbers of processes", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (SMOKE[0], "--config.mapping=unroll"),
+        (SMOKE[0], "--config.driving=dispatch"),
+        ("--config=configs/sweep.py:smoke", "--config.num_seeds=1", "--config.d=10,20"),
+        PATCHES,
+    ],
+    ids=["apart", "dispatched", "more devices than members, a study", "patches"],
+)
+def test_other_ways_on_several_processes(tmp_path, arguments):
+    wanted = finish(0, tmp_path / "one", *arguments, devices=2)
+    found = finish(2, tmp_path / "two", *arguments, devices=1)
+    for name, variable in wanted.data_vars.items():
+        np.testing.assert_allclose(found[name], variable, rtol=RTOL, atol=ATOL, err_msg=name)
+
+
+def when(workdir, pattern, seconds=120.0):
+    """Waits until a line of the log matches."""
+    for _ in range(int(seconds / 0.05)):
+        if any(re.search(pattern, line) for line in told(workdir)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(told(workdir))
+
+
+def process_of(launcher, index):
+    """Process number of one of the processes that a launcher started."""
+    children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
+    for pid in map(int, children.split()):
+        environment = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"JAX_PROCESS_ID={index}".encode() in environment:
+            return pid
+    raise AssertionError(children)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_a_process_that_is_killed_ends_the_others(tmp_path, record_property):
+    """The rest ends within a minute and not with 0; the same command finishes the run, on another
+    number of processes too, with the numbers of a run that was let be."""
+    wanted = finish(2, tmp_path / "whole", *LONG)
+    workdir = tmp_path / "run"
+    for index in (1, 0):
+        launcher = start(2, workdir, *LONG)
+        when(workdir, "compiled in")
+        when_saved(workdir)
+        os.kill(process_of(launcher, index), signal.SIGKILL)
+        begin = time.monotonic()
+        assert launcher.wait() not in (0, 2)
+        assert time.monotonic() - begin < 60
+        last = told(workdir)[-1]
+        assert re.fullmatch(
+            rf"error: of 2 processes ended .*process {index} with status 137.*; "
+            "the same command continues",
+            last,
+        ), last
+        assert verify.verify(workdir).wrong == []
+    found = finish(2, workdir, *LONG)
+    assert any("continuing at step" in line for line in told(workdir))
+    assert found.identical(wanted)
+    record_property("faults: processes killed of several", 2)
+
+
+def when_saved(workdir):
+    before = {p.name for p in workdir.glob("checkpoints/*")}
+    for _ in range(1200):
+        if {p.name for p in workdir.glob("checkpoints/*") if p.name.isdigit()} - before:
+            return
+        time.sleep(0.05)
+    raise AssertionError(told(workdir))
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_and_one_process_goes_on(tmp_path):
+    """SIGTERM to any of them is agreed on; a run is continued on another number of processes."""
+    wanted, workdir = finish(0, tmp_path / "whole", *LONG, devices=2), tmp_path / "run"
+    launcher = start(2, workdir, *LONG)
+    when(workdir, "compiled in")
+    os.kill(process_of(launcher, 1), signal.SIGTERM)
+    assert launcher.wait() == 128 + signal.SIGTERM, told(workdir)
+    text = told(workdir)
+    assert sum("SIGTERM: stopped, all that was computed is saved" in line for line in text) == 1
+    assert not any(line.startswith("error") for line in text)
+    found = finish(0, workdir, *LONG, devices=2)
+    assert any("continuing at step" in line for line in told(workdir))
+    assert found.identical(wanted)
+
+
+@pytest.mark.slow
+def test_what_is_refused_is_told_once(tmp_path):
+    """By the first process, whatever the stage; all end with 2."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "mine").touch()
+    for wrong, line in (
+        ("--config.d=0", "error: config.d = 0: must be"),
+        ("--config.d=6", f"error: --workdir={workdir}: holds other files"),
+    ):
+        assert start(2, workdir, *SMOKE, wrong).wait() == 2, told(workdir)
+        errors = [text for text in told(workdir) if "error" in text]
+        assert len(errors) == 1, errors
+        assert errors[0].startswith(line)
+    assert [p.name for p in workdir.iterdir()] == ["mine"]
+
+
+# What names the processes.
+
+TWO = {
+    "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1234",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": "1",
+}
+SLURM = dict.fromkeys(processes.SLURM, "1")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """A function that sets the variables that name processes, and no others."""
+
+    def set_them(variables):
+        for name in (*processes.OURS, *processes.SLURM):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_them
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        (
+            {"JAX_PROCESS_ID": "1"},
+            "JAX_COORDINATOR_ADDRESS is not set, but JAX_PROCESS_ID is: set all three or none",
+        ),
+        (TWO | {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES = 'two': must be a whole number"),
+        (TWO | {"JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID = 2: must be below JAX_NUM_PROCESSES = 2"),
+        (TWO | {"JAX_COORDINATOR_ADDRESS": "here"}, "JAX_COORDINATOR_ADDRESS = 'here': must be"),
+        (
+            {name: "1" for name in SLURM if name != "SLURM_STEP_NODELIST"},
+            "SLURM_STEP_NODELIST is not set, but SLURM_JOB_ID is: start it by srun",
+        ),
+    ],
+)
+def test_variables_that_are_incomplete_or_wrong(environment, variables, line):
+    environment(variables)
+    with pytest.raises(ConfigError, match=f"config.distributed = True: {re.escape(line)}"):
+        processes.join()
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """What `jax.distributed.initialize` would be called with; it fails with `error` if it has
+    one."""
+    calls = {}
+
+    def initialize(**arguments):
+        if error := calls.pop("error", None):
+            raise error
+        calls.update(arguments)
+
+    monkeypatch.setattr(processes.jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(processes.jax.config, "update", lambda *_: None)
+    return calls
+
+
+def test_the_three_variables_leave_nothing_to_detect(environment, joined, capsys):
+    environment(TWO | {"SLURM_JOB_ID": "7"})
+    processes.join()
+    assert (joined["coordinator_address"], joined["num_processes"]) == ("127.0.0.1:1234", 2)
+    assert (joined["process_id"], joined["cluster_detection_method"]) == (1, "deactivate")
+    assert capsys.readouterr().err.startswith("process 0 of 1 (by JAX_COORDINATOR_ADDRESS, ")
+
+
+def test_a_cluster_is_detected_by_jax(environment, joined, capsys):
+    environment(SLURM)
+    processes.join()
+    assert set(joined) == {"heartbeat_timeout_seconds", "shutdown_timeout_seconds"}
+    assert "(detected by JAX), 2 devices, 2 of them here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("coordinator_address should be defined."), "no cluster is detected"),
+        (RuntimeError("DEADLINE"), "cannot join"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused(environment, joined, error, line):
+    environment({})
+    joined["error"] = error
+    with pytest.raises(ConfigError, match=line):
+        processes.join()
+
+
+def test_other_processes_tell_errors_alone(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_quiet_as", None)
+    progress.keep_quiet("process 3")
+    progress.say("4 members")
+    progress.say("error: no more memory")
+    with pytest.raises(SystemExit):
+        main._refuse(processes.Elsewhere())
+    assert capsys.readouterr().err == "process 3: error: no more memory\n"
+    monkeypatch.setattr(progress, "_quiet_as", None)
