@@ -241,3 +241,156 @@ def test_the_files_of_the_image_are_enough_for_its_command(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"results: runs/sweep-smoke-\w+/results.nc", done.stdout)
+
+
+def stub(clone, name, text):
+    """A program of this name on the PATH that `stubbed` gives, as a shell script."""
+    path = clone / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def stubbed(clone, **variables):
+    return {"PATH": f"{clone}/bin:/usr/bin:/bin", "HOME": "/tmp"} | variables
+
+
+def told_by(clone, script, *arguments, environment):
+    return subprocess.run(
+        ["bash", f"launch/{script}", *arguments],
+        cwd=clone, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+TOLD = 'echo "$(basename "$0")" "$@"'
+
+
+@pytest.mark.parametrize(
+    ("variables", "rest"),
+    [
+        ({}, "--config=configs/sweep.py --config.distributed=true --config.d=3"),
+        (
+            {"CONFIG": "x.py:y", "WORKDIR": "/a b"},
+            "--config=x.py:y --config.distributed=true --workdir=/a b --config.d=3",
+        ),
+    ],
+)
+def test_several_hosts_of_slurm_run_one_command(clone, variables, rest):
+    stub(clone, "srun", TOLD)
+    environment = stubbed(clone, SLURM_JOB_ID="7", **variables)
+    done = told_by(clone, "slurm_multihost.sbatch", "--config.d=3", environment=environment)
+    wanted = f"srun --kill-on-bad-exit=1 --wait=60 .venv/bin/{MAIN} {rest}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, wanted, "")
+
+
+def test_outside_of_slurm_it_is_refused(clone):
+    done = told_by(clone, "slurm_multihost.sbatch", environment=stubbed(clone))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: submit it to SLURM: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [(137, "error: a process ended with status 137; the same command continues\n"), (2, "")],
+)
+def test_a_lost_host_is_told(clone, status, line):
+    stub(clone, "srun", f"exit {status}")
+    environment = stubbed(clone, SLURM_JOB_ID="7")
+    done = told_by(clone, "slurm_multihost.sbatch", environment=environment)
+    assert (done.returncode, done.stderr) == (status, line)
+
+
+def test_several_hosts_whose_time_is_nearly_up_are_queued_again(clone):
+    stub(
+        clone,
+        "srun",
+        "trap 'echo saved; exit 143' TERM\necho starts $$\nwhile :; do sleep 0.1; done",
+    )
+    stub(clone, "scancel", 'echo scancel "$@"\nkill -TERM "$(cat srun)"')
+    stub(clone, "scontrol", TOLD)
+    job = subprocess.Popen(
+        ["bash", "launch/slurm_multihost.sbatch"],
+        cwd=clone, env=stubbed(clone, SLURM_JOB_ID="7"), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    (clone / "srun").write_text(job.stdout.readline().split()[1])
+    job.send_signal(signal.SIGUSR1)
+    told, _ = job.communicate(timeout=30)
+    assert (job.returncode, told) == (
+        0,
+        "scancel --signal=TERM 7\nsaved\nscontrol requeue 7\n",
+    )
+
+
+TPUS = "gcloud compute tpus"
+
+
+def on_tpu(clone, *arguments, **variables):
+    """What the cloud's client is called with by launch/tpu_vm.sh, a line a call."""
+    stub(clone, "gcloud", 'printf "%s" "gcloud"; printf " %s" "$@"; echo')
+    stub(clone, "git", 'for a; do case $a in --output=*) : >"${a#--output=}";; esac; done')
+    done = told_by(clone, "tpu_vm.sh", *arguments, environment=stubbed(clone, **variables))
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_a_slice_is_asked_for_and_deleted(clone):
+    create = f"{TPUS} queued-resources create lr-order-jax --node-id=lr-order-jax "
+    create += "--accelerator-type=v5litepod-8 --runtime-version=v2-alpha-tpuv5-lite"
+    assert on_tpu(clone, "create").startswith(f"{create} --zone=us-west4-a\n")
+    told = on_tpu(clone, "create", NAME="n", ACCELERATOR="v6e-8", RUNTIME="r", ZONE="z", SPOT="1")
+    assert told.startswith(
+        f"{TPUS} queued-resources create n --node-id=n --accelerator-type=v6e-8 "
+        "--runtime-version=r --spot --zone=z\n"
+    )
+    deleted = f"{TPUS} queued-resources delete lr-order-jax --force --zone=us-west4-a\n"
+    assert on_tpu(clone, "delete") == deleted
+
+
+def test_all_workers_of_a_slice_run_one_command(clone):
+    told = on_tpu(clone, "run", "--config=configs/sweep.py", "--workdir=a b")
+    copy, *install, run, _ = re.split(r"(?<=--zone=us-west4-a)\n", told)
+    assert re.fullmatch(
+        rf"{TPUS} tpu-vm scp \S+/lr_order_jax.tar lr-order-jax:lr_order_jax.tar --worker=all .*",
+        copy,
+    )
+    assert "--worker=all" in install[0]
+    assert '-r requirements.txt "jax[tpu]"' in install[0]
+    assert run == (
+        f"{TPUS} tpu-vm ssh lr-order-jax --worker=all --command=cd lr_order_jax && "
+        rf".venv/bin/{MAIN} --config=configs/sweep.py --workdir=a\ b --config.distributed=true "
+        "--zone=us-west4-a"
+    )
+    fetched = f"{TPUS} tpu-vm scp --recurse lr-order-jax:lr_order_jax/runs . --worker=0"
+    assert on_tpu(clone, "fetch").startswith(fetched)
+
+
+@pytest.mark.parametrize("arguments", [(), ("start",)])
+def test_a_slice_cannot_do_other_things(clone, arguments):
+    done = told_by(clone, "tpu_vm.sh", *arguments, environment=stubbed(clone))
+    assert done.returncode == 2
+    assert done.stderr.endswith(": must be create, run, fetch or delete\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--config=x.py",), ("0",)])
+def test_the_number_of_processes_comes_first(clone, arguments):
+    done = told_by(clone, "processes.sh", *arguments, environment=stubbed(clone))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: name the number of processes first: ")
+
+
+def test_each_process_is_told_which_it_is(clone):
+    (clone / ".venv/bin/python").write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && echo 1234 && exit\n'
+        'echo "$JAX_PROCESS_ID/$JAX_NUM_PROCESSES $JAX_COORDINATOR_ADDRESS'
+        ' $JAX_LOCAL_DEVICE_IDS" "$@"\n'
+    )
+    done = told_by(
+        clone, "processes.sh", "2", "--config=x.py", environment=stubbed(clone, GPUS_EACH="2")
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    rest = "-m lr_order_jax.main --config=x.py --config.distributed=true"
+    assert sorted(done.stdout.splitlines()) == [
+        f"0/2 127.0.0.1:1234 0,1 {rest}",
+        f"1/2 127.0.0.1:1234 2,3 {rest}",
+    ]
