@@ -90,7 +90,8 @@ def test_the_number_of_devices(tmp_path, record_property, config):
         smoke += ["--config.num_records=2", "--config.num_seeds=4", "--config.d=200"]
         smoke += ["--config.n=200", "--config.eta_init=0.2,0.1,0.05"]
     found = {}
-    for count in (1, 2, 3, 8):
+    counts = (1, 2, 3, 8) if config == "sweep" else (1, 3)
+    for count in counts:
         workdir = tmp_path / str(count)
         command = [sys.executable, "-m", "lr_order_jax.main", *smoke, f"--workdir={workdir}"]
         environment = os.environ | COMPILATION_CACHE | {"JAX_NUM_CPU_DEVICES": str(count)}
@@ -101,7 +102,8 @@ def test_the_number_of_devices(tmp_path, record_property, config):
         found[count] = results.read_results(workdir)
         assert found[count].attrs["complete"] == 1
     wanted = found.pop(1)
-    assert found[2].identical(wanted)
+    if config == "sweep":
+        assert found[2].identical(wanted)
     for other in found.values():
         for name in wanted.data_vars:
             ours, theirs = other[name].values, wanted[name].values
@@ -109,4 +111,4 @@ def test_the_number_of_devices(tmp_path, record_property, config):
                 np.testing.assert_array_equal(ours, theirs, err_msg=name)
             else:
                 np.testing.assert_allclose(ours, theirs, rtol=RTOL, atol=ATOL, err_msg=name)
-    record_property("cases: numbers of CPU devices", 3)
+    record_property("cases: numbers of CPU devices", len(counts) - 1)

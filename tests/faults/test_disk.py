@@ -43,7 +43,7 @@ def fail_and_finish(server, workdir, fault, arguments=ARGUMENTS):
     status = run.wait()
     if status:
         assert_told(run, status)
-    finish(server, arguments, workdir)
+    finish(server, arguments, workdir, figures=False)
     return status != 0
 
 
@@ -54,7 +54,7 @@ def test_errors_of_the_disk_at_changes_of_files(pool, whole, tmp_path, record_pr
     numbers = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT)
     faults = [
         {"at": at, "error": draw.choice(numbers)}
-        for at in [*range(1, 12), *(draw.randrange(12, len(changes)) for _ in range(14))]
+        for at in [*range(1, 12), *(draw.randrange(12, len(changes)) for _ in range(8))]
     ]
     waiting = [
         pool.submit(fail_and_finish, tmp_path / f"run{i}", fault) for i, fault in enumerate(faults)
@@ -103,7 +103,7 @@ def disk(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("size", [8, 24, 48, 64, 96, 128, 160, 200, 260, 320, 400])
+@pytest.mark.parametrize("size", [8, 48, 96, 160, 260, 400])
 def test_a_disk_that_fills_up(pool, whole, disk, size, record_property):
     workdir = disk(f"size={size}k") / "run"
 
@@ -112,7 +112,7 @@ def test_a_disk_that_fills_up(pool, whole, disk, size, record_property):
         assert_told(run, run.wait())
         assert "No space left on device" in run.told
         disk("size=50m")
-        finish(server, ARGUMENTS, workdir)
+        finish(server, ARGUMENTS, workdir, figures=False)
 
     pool.submit(fill).result()
     assert files(workdir) == files(whole[0])
@@ -166,7 +166,7 @@ def damage_and_finish(server, whole, workdir, name, damage, arguments=ARGUMENTS)
     steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
     newest = workdir / "checkpoints" / str(steps[-1])
     damage(newest / name)
-    run = Run(server, arguments, workdir)
+    run = Run(server, arguments, workdir, figures=False)
     assert run.wait() == 0, run.told
     assert "Traceback" not in run.told
     if f"checkpoint of step {steps[-1]}: " in run.told:
