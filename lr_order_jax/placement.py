@@ -64,7 +64,7 @@ def spread_on_all(seeds: int, columns: int, devices: int) -> tuple[int, int]:
 
     Examples:
         >>> spread_on_all(5, 6, 4), spread_on_all(1, 2, 4)
-        ((2, 2), (1, 4))
+        ((2, 2), (2, 2))
     """
     ways = [(a, devices // a) for a in range(devices, 0, -1) if devices % a == 0]
     return min(ways, key=functools.partial(_most_on_one, seeds, columns))
