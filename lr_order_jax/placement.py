@@ -211,6 +211,11 @@ class _Sheets:
         """Of a leaf of members as the devices have them."""
         return PartitionSpec("seed", *[None] * (self._axis(leaf.ndim) - 1), "member")
 
+    def _on_each(self, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
+        """The function on each device, of what it has."""
+        options = {"mesh": self.mesh, "in_specs": in_specs, "out_specs": out_specs}
+        return jax.shard_map(function, **options, check_vma=False)
+
     def over(self, function: Callable) -> Callable:
         """See `engine.Driver`: each device takes steps of its own members."""
 
@@ -220,13 +225,7 @@ class _Sheets:
             seeds = len(keys) // self.parts[0]
             size = memory.size_of(state) // self.mesh.size
             together = seeds_together(seeds, size) if self._are_blocks else seeds
-            run = jax.shard_map(
-                in_blocks(function, together),
-                mesh=self.mesh,
-                in_specs=specs,
-                out_specs=of_state,
-                check_vma=False,
-            )
+            run = self._on_each(in_blocks(function, together), specs, of_state)
             return run(data, hypers, state, keys, *numbers)
 
         return on_all
@@ -236,10 +235,7 @@ class _Sheets:
 
         def on_all(data, tasks, models, due):
             specs = Data(SHARED, SEEDS, SEEDS), MEMBERS, jax.tree.map(self.spec, models), MEMBERS
-            run = jax.shard_map(
-                function, mesh=self.mesh, in_specs=specs, out_specs=MEMBERS, check_vma=False
-            )
-            return run(data, tasks, models, due)
+            return self._on_each(function, specs, MEMBERS)(data, tasks, models, due)
 
         return on_all
 
