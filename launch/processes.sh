@@ -14,10 +14,17 @@ if ! [[ $count =~ ^[1-9][0-9]*$ ]]; then
   exit 2
 fi
 shift
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 501)); then
+  echo "error: bash $BASH_VERSION: must be 5.1 or newer" >&2
+  exit 2
+fi
 
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export JAX_COORDINATOR_ADDRESS=${JAX_COORDINATOR_ADDRESS:-127.0.0.1:$port} JAX_NUM_PROCESSES=$count
 declare -A running # process number -> i
+set -m # a signal to our group reaches them by the traps alone, once: a second one would kill
+trap 'kill -TERM "${!running[@]}" 2>/dev/null || true' TERM # they save themselves, and end
+trap 'kill -INT "${!running[@]}" 2>/dev/null || true' INT
 for ((i = 0; i < count; i++)); do
   if [ -n "${GPUS_EACH:-}" ]; then
     export JAX_LOCAL_DEVICE_IDS
@@ -26,7 +33,6 @@ for ((i = 0; i < count; i++)); do
   JAX_PROCESS_ID=$i "$python" -m lr_order_jax.main "$@" --config.distributed=true &
   running[$!]=$i
 done
-trap 'kill -TERM "${!running[@]}" 2>/dev/null || true' TERM INT # they save themselves, and end
 
 # Where one has failed the others notice and end, once all have joined; those that wait for it to
 # join are not let wait.
@@ -34,7 +40,7 @@ status=0 told='' timer=''
 while [ ${#running[@]} -gt 0 ]; do
   ended=0 pid=''
   wait -n -p pid "${!running[@]}" ${timer:+"$timer"} || ended=$?
-  if [ -z "$pid" ]; then continue; fi # a signal has ended the wait
+  if [ -z "${pid:-}" ]; then continue; fi # a signal has ended the wait
   if [ "$pid" = "$timer" ]; then
     kill -KILL "${!running[@]}" 2>/dev/null || true
     timer=''

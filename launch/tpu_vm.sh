@@ -31,10 +31,12 @@ create)
 run)
   archive=$(mktemp -d)/lr_order_jax.tar
   trap 'rm -r "$(dirname "$archive")"' EXIT
+  git diff --quiet HEAD || echo "note: changes that are not committed are left out" >&2
   git archive --format=tar --output="$archive" HEAD
   tpus tpu-vm scp "$archive" "$name:lr_order_jax.tar" --worker=all
   # The runtime's own Python is older than ours: uv brings one.
-  everywhere 'mkdir -p lr_order_jax && tar -xf lr_order_jax.tar -C lr_order_jax && cd lr_order_jax &&
+  everywhere 'mkdir -p lr_order_jax &&
+    find lr_order_jax -mindepth 1 -maxdepth 1 ! -name .venv ! -name runs -exec rm -r {} + && tar -xf lr_order_jax.tar -C lr_order_jax && cd lr_order_jax &&
     python3 -m pip install --quiet --user uv &&
     { [ -d .venv ] || ~/.local/bin/uv venv --quiet --python 3.12 .venv; } &&
     ~/.local/bin/uv pip install --quiet --python .venv/bin/python -r requirements.txt "jax[tpu]"'

@@ -69,7 +69,7 @@ def _plain(path: str) -> str:
     return re.sub(r"\['?|'?\]", "/", path).strip("/").replace("//", "/")
 
 
-def _digests(tree: PyTree) -> dict[str, str]:
+def digests(tree: PyTree) -> dict[str, str]:
     """A digest of each leaf's type, shape and bytes, by its path."""
 
     def digest(leaf) -> str:
@@ -145,7 +145,7 @@ class Checkpoints:
             self._kept.add(step)
         if step in self._manager.all_steps():
             return
-        meta = {**meta, "kept": sorted(self._kept), "digests": _digests(tree)}
+        meta = {**meta, "kept": sorted(self._kept), "digests": digests(tree)}
         sealed = {"meta": meta, "seal": _seal(meta)}
         arguments = ocp.args.Composite(
             arrays=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(sealed)
@@ -182,7 +182,7 @@ class Checkpoints:
             raise ValueError(f"cannot be read ({in_one_line(error)})") from error
         if _seal(meta) != seal:
             raise ValueError("its metadata do not match their checksum")
-        found = _digests(tree)
+        found = digests(tree)
         told = {_plain(path): digest for path, digest in meta["digests"].items()}
         for path in sorted(set(found) | set(told)):
             if found.get(path) != told.get(path):

@@ -10,6 +10,7 @@ part of the checkpoint.
 Time is counted on the host from integer step counts and float64 rates: sums of float32 rates drift.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -39,6 +40,7 @@ from lr_order_jax.checkpoint import (
     NoCheckpoint,
     arranged_like,
     by_path,
+    digests,
     stored_steps,
 )
 from lr_order_jax.fields import ConfigError
@@ -157,8 +159,11 @@ class _Run:
         free = memory.free_on_device()
         if free is not None and jax.default_backend() == "cpu":
             free -= memory.HOST_COPIES * memory.size_of(self.kept)
+        # All compile the same programs: in some places they wait for each other.
+        least = processes.gathered(-1 if free is None else free).min()
+        free = None if least == -1 else int(least)
         need = functools.cache(lambda count: self.members.memory(self.kept, waiting[:count]))
-        fit = memory.columns_that_fit(need, len(waiting), free)
+        fit = processes.all_do(lambda: memory.columns_that_fit(need, len(waiting), free))
         self.tell_memory(len(waiting), fit, need(fit), free)
         return int(processes.gathered(fit).min())
 
@@ -179,13 +184,17 @@ class _Run:
 
     def tell_memory(self, asked: int, fit: int, taken: int, free: int | None) -> None:
         """One line on what a member takes and what there is."""
-        seeds, data = len(self.grid.seeds), memory.size_of(self.grid.data)
+        data, count = memory.size_of(self.grid.data), fit * len(self.grid.seeds)
+        devices = min(len(processes.devices(self.spec.how.devices)), count)
+        if memory.devices_share_the_host():
+            devices = min(jax.process_count(), count)
         stored = memory.size_of(self.kept) / self.kept.status.size  # a program can take less data
-        member = max((taken - data) / (fit * seeds), stored)
-        text = f"memory: {memory.human(taken)} for {fit * seeds} members, "
+        member = max((taken - data) / -(-count // devices), stored)
+        several = f" on each of {devices}" if devices > 1 else ""
+        text = f"memory: {memory.human(taken)}{several} for {count} members, "
         text += f"{memory.human(member)} a member and {memory.human(data)} of data"
         if free is not None:
-            most = int(max(memory.SHARE * free - data, 0) / member)
+            most = int(max(memory.SHARE * free - data, 0) / member) * devices
             text += f"; {memory.human(free)} free, room for about {most} members at once"
         say(text)
 
@@ -214,7 +223,8 @@ class _Run:
     def take_profiled_steps(self, count: int) -> None:
         """Advances all members and writes a trace of it into DIR/profile."""
         folder = self.workdir / "profile"
-        with jax.profiler.trace(str(folder)):
+        trace = jax.profiler.trace(str(folder))
+        with trace if processes.is_first() else contextlib.nullcontext():
             self.take_steps(count)
         say(f"profile of {count} steps from step {self.step - count} in {folder}")
 
@@ -629,10 +639,14 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
     if signals is None:
         with Signals() as listening:
             return run(run_spec, workdir, listening)
+    if run_spec.how.distributed and not jax.distributed.is_initialized():
+        raise ConfigError("config.distributed = True: call lr_order_jax.processes.join() before")
     _check_names(run_spec.problem)
     with processes.first_holds(directory.held(workdir)):
         processes.first_does(lambda: _check_directory(workdir, run_spec))
-        this = _Run(run_spec, workdir)
+        this = processes.all_do(lambda: _Run(run_spec, workdir))
+        if processes.are_several():
+            processes.must_agree(digests(this.grid.data._asdict()), "the data")
         signals.check()  # nothing is there to save yet
         checkpoints = processes.first_does(lambda: Checkpoints(workdir / "checkpoints"))
         try:

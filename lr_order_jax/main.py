@@ -12,6 +12,7 @@ by its traceback instead of one line.
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -27,7 +28,17 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lr_order_jax import cache, directory, experiment, processes, results, spec, study, verify
+from lr_order_jax import (
+    __version__,
+    cache,
+    directory,
+    experiment,
+    processes,
+    results,
+    spec,
+    study,
+    verify,
+)
 from lr_order_jax.fields import ConfigError, in_one_line
 from lr_order_jax.progress import say
 
@@ -111,8 +122,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _refuse(error: str | ConfigError) -> NoReturn:
-    if not isinstance(error, processes.Elsewhere):
-        say(f"error: {' '.join(str(error).splitlines())}")  # of a problem of the user's own
+    say(f"error: {' '.join(str(error).splitlines())}")  # of a problem of the user's own
     sys.exit(2)
 
 
@@ -178,8 +188,9 @@ def _run() -> None:
             processes.join()
         _find_devices()
         cache.keep_programs()
-        processes.first_does(lambda: spec.parse_study(_CONFIG.value))  # one tells what is wrong
-        asked = spec.parse_study(_CONFIG.value)
+        asked = processes.all_do(lambda: spec.parse_study(_CONFIG.value))
+        how = dataclasses.asdict(asked.specs[0].how)  # where data lie may differ
+        processes.must_agree([__version__, asked.what, how], "the config")
     except ConfigError as error:
         _refuse(error)
     name, _, variant = _config_file(sys.argv).partition(":")
@@ -196,12 +207,14 @@ def _run() -> None:
         told = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
         if not told and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _refuse("this config needs more memory than there is: reduce sizes, widths or members")
+        say("error: this config needs more memory than there is: reduce sizes, widths or members")
+        processes.leave(2)
     except OSError as error:
         say(f"error: {error}; what was saved before is whole, {_continues(workdir)}")
         processes.leave(1)
     if not processes.is_first():
         return
+    assert dataset is not None
     with _on_stdout():
         results.print_table(results.TABLES[asked.specs[0].problem.table](dataset))
         print(f"results: {workdir / 'results.nc'}   figures: {workdir / 'figures'}", flush=True)
@@ -213,6 +226,8 @@ def _main(argv: Sequence[str]) -> None:
         if _CHECK.value is not None:
             _check(_CHECK.value)
         _run()
+    except processes.Elsewhere as error:
+        sys.exit(error.status) if error.status == 2 else processes.leave(error.status)
     except Exception as error:  # a mistake of this program, or of a problem of the user's own
         if os.environ.get(TRACEBACK):
             raise

@@ -68,6 +68,7 @@ def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.D
             **runs[0].config,
             "what": what,
             "how": {**runs[0].config["how"], "shard": None},
+            "audit": [],  # each part has its own members
             "merged": [os.path.relpath(run.workdir, out) for run in runs],
             "sessions": [session for run in runs for session in run.config["sessions"]],
         }

@@ -313,7 +313,8 @@ class Stacked:
         hypers = algorithm.on_device(self.grid.hypers)
         hypers, of_state = jax.tree.map(planned_hypers, hypers), jax.tree.map(planned, state)
         taken = sheets.advance.memory(data, hypers, of_state, sheets.keys)
-        return taken * (sheets.mesh.size if memory.devices_share_the_host() else 1)
+        ours = [d for d in sheets.mesh.devices.flat if d.process_index == jax.process_index()]
+        return taken * (len(ours) if memory.devices_share_the_host() else 1)
 
     def advance(self, start: int, count: int) -> None:
         """Takes steps; 0 of them compile the programs."""

@@ -9,9 +9,11 @@ all processes must call them in the same order. With one process they cost nothi
 import contextlib
 import json
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ from lr_order_jax.fields import ConfigError, in_one_line
 from lr_order_jax.progress import say
 
 PyTree = Any
+T = TypeVar("T")
 
 LOST_AFTER = 30
 """Seconds without a sign of life after which a process is lost, and the others end."""
@@ -40,8 +43,20 @@ SLURM = (
 """Environment variables from which JAX detects SLURM; all of them or none."""
 
 
-class Elsewhere(ConfigError):
-    """The first process has failed, and has told why."""
+JOIN_WITHIN = 300
+"""Seconds in which all processes must have joined."""
+
+
+class Elsewhere(Exception):
+    """Another process has failed, and tells why.
+
+    Attributes:
+      status: its exit status, which is to be that of all.
+    """
+
+    def __init__(self, process: int, status: int):
+        super().__init__(f"process {process} has failed, and tells why")
+        self.status = status
 
 
 def _settings() -> dict[str, Any]:
@@ -54,7 +69,8 @@ def _settings() -> dict[str, Any]:
     for names, hint in ((OURS, "set all three or none"), (SLURM, "start it by srun")):
         given = [name for name in names if os.environ.get(name)]
         missing = [name for name in names if name not in given]
-        if names is SLURM and "SLURM_JOB_ID" not in given:
+        by_mpi = any(name.startswith("OMPI_") for name in os.environ)
+        if names is SLURM and ("SLURM_JOB_ID" not in given or by_mpi):
             continue
         if given and missing:
             raise ConfigError(f"{told}: {missing[0]} is not set, but {given[0]} is: {hint}")
@@ -68,7 +84,8 @@ def _settings() -> dict[str, Any]:
                 raise ConfigError(
                     f"{told}: JAX_PROCESS_ID = {index}: must be below JAX_NUM_PROCESSES = {count}"
                 )
-            if not address.rpartition(":")[2].isdigit():
+            host, _, port = address.rpartition(":")
+            if not (host and port.isascii() and port.isdigit() and int(port) < 2**16):
                 raise ConfigError(f"{told}: {OURS[0]} = {address!r}: must be HOST:PORT")
             return {"coordinator_address": address, "num_processes": count, "process_id": index,
                     "cluster_detection_method": "deactivate"}  # fmt: skip
@@ -84,12 +101,14 @@ def join() -> None:
     Raises:
       ConfigError: if there is nothing to join, or it cannot be reached.
     """
-    settings = _settings()
+    if settings := _settings():
+        _tell_and_probe(settings)
     # Signals are ours, see `experiment.Signals`: JAX's own service takes SIGTERM away.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             **settings,
+            initialization_timeout=JOIN_WITHIN,
             heartbeat_timeout_seconds=LOST_AFTER,
             shutdown_timeout_seconds=LOST_AFTER,
         )
@@ -105,10 +124,48 @@ def join() -> None:
     if not is_first():
         progress.keep_quiet(f"process {jax.process_index()}")
     how = "by " + ", ".join(OURS) if settings else "detected by JAX"
+    counts = [len(jax.local_devices(i)) for i in range(jax.process_count())]
     say(
         f"process {jax.process_index()} of {jax.process_count()} ({how}), "
         f"{jax.device_count()} devices, {jax.local_device_count()} of them here"
     )
+    if len(set(counts)) > 1:
+        told = ConfigError(
+            f"config.distributed = True: the processes have {counts} devices, must have as many "
+            "each"
+        )
+        raise told if is_first() else Elsewhere(0, 2)
+
+
+def _tell_and_probe(settings: dict[str, Any]) -> None:
+    """Says what is joined, and refuses an address that cannot serve: JAX would abort the process.
+
+    Raises:
+      ConfigError: if the first process cannot have the port, or none answers to another one.
+    """
+    address, count, index = (
+        settings[name] for name in ("coordinator_address", "num_processes", "process_id")
+    )
+    host, _, port = address.rpartition(":")
+    host, told = host.strip("[]"), f"config.distributed = True: {OURS[0]} = {address!r}"
+    if index == 0:
+        say(f"{count} processes are to join at {address} within {JOIN_WITHIN} s")
+        try:
+            with socket.create_server(("", int(port)), reuse_port=False):
+                return
+        except OSError as error:
+            raise ConfigError(f"{told}: the port cannot be had ({error.strerror})") from None
+    deadline = time.monotonic() + JOIN_WITHIN
+    while True:
+        try:
+            with socket.create_connection((host, int(port)), timeout=5):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{told}: no answer within {JOIN_WITHIN} s ({error.strerror or error})"
+                ) from None
+        time.sleep(0.2)
 
 
 def are_several() -> bool:
@@ -220,32 +277,61 @@ def whole(array: jax.Array) -> np.ndarray:
     return total(host)
 
 
-# What only the first process does.
+# What fails in one process fails in all.
 
 
-def first_does(function: Callable[[], Any]) -> Any:
-    """What the function gives in the first process; None in the others, which wait for it.
+def all_do(function: Callable[[], T]) -> T:
+    """What the function gives, once it has ended in all processes; it must not wait for them.
 
     Raises:
-      Elsewhere: in the others, if the function raises a ConfigError there.
-      RuntimeError: in the others, if it raises something else.
+      Elsewhere: in all but the first of those in which it raises an exception, which is raised
+        there.
     """
     if jax.process_count() == 1:
         return function()
-    result, caught = None, None
-    if is_first():
-        try:
-            result = function()
-        except Exception as error:
-            caught = error
-    refused, failed = json_of_first([isinstance(caught, ConfigError), caught is not None])
-    if caught is not None:
-        raise caught
-    if refused:
-        raise Elsewhere
-    if failed:
-        raise RuntimeError("the first process has failed")
+    caught: Exception | None = None
+    try:
+        result = function()
+    except Exception as error:
+        caught = error
+    status = 0 if caught is None else 2 if isinstance(caught, ConfigError) else 1
+    failed = gathered(status)[:, 0]
+    if failed.any():
+        teller = int(np.argmax(failed > 0))
+        if caught is not None and teller == jax.process_index():
+            raise caught
+        raise Elsewhere(teller, int(failed[teller]))
     return result
+
+
+def first_does(function: Callable[[], T]) -> T | None:
+    """What the function gives in the first process; None in the others, which wait for it.
+
+    Raises:
+      Elsewhere: in the others, if it raises an exception there.
+    """
+    return all_do(function if is_first() else lambda: None)
+
+
+def must_agree(value: Any, name: str) -> None:
+    """Refuses a JSON value that is not the same in all processes. Waits for the others.
+
+    Raises:
+      ConfigError: in the first process, with the others' numbers.
+      Elsewhere: in the others.
+    """
+    text = json.dumps(value, sort_keys=True)
+    (others,) = np.nonzero(gathered(text != json_of_first(text))[:, 0])
+
+    def refuse() -> None:
+        if len(others):
+            told = ", ".join(str(i) for i in others)
+            raise ConfigError(
+                f"config.distributed = True: {name} of process {told} is another than that of "
+                "process 0, must be the same"
+            )
+
+    first_does(refuse)
 
 
 @contextlib.contextmanager

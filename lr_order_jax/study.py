@@ -5,6 +5,7 @@ of such a field are several programs, each a run of its own in a directory of it
 are joined into one `results.nc`, with a dimension for each of these fields.
 """
 
+import functools
 import pathlib
 
 import numpy as np
@@ -14,7 +15,7 @@ from lr_order_jax import directory, experiment, figures, processes, results, spe
 from lr_order_jax.progress import say
 
 
-def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset:
+def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset | None:
     """Runs or continues all programs of a study and writes all files.
 
     `results.nc` of what is there is written after each program, and after a signal. The audit of a
@@ -48,18 +49,22 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset:
     with experiment.Signals() as signals, processes.first_holds(held):
         processes.first_does(check)
         for run_spec in study.specs:
-            experiment.check(run_spec)
+            processes.all_do(functools.partial(experiment.check, run_spec))
             signals.check()
         processes.first_does(lambda: directory.write_config(workdir, study, []))
         for i, (run_spec, folder) in enumerate(zip(study.specs, folders, strict=True)):
             say(f"program {i + 1} of {len(folders)}: {folder.name}")
             try:
                 experiment.run(run_spec, folder, signals)
-            finally:
-                dataset = processes.first_does(write)
+            except experiment.Interrupted:
+                processes.first_does(write)
+                raise
+            dataset = processes.first_does(write)
             signals.check()
-        names = study.specs[0].problem.study_figures
-        processes.first_does(lambda: figures.draw(dataset, names, workdir / "figures"))
+        if dataset is not None:
+            names = study.specs[0].problem.study_figures
+            figures.draw(dataset, names, workdir / "figures")
+        processes.first_does(lambda: None)
     return dataset
 
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import COMPILATION_CACHE, ROOT
 
-from lr_order_jax import main, processes, progress, results, verify
+from lr_order_jax import processes, progress, results, verify
 from lr_order_jax.fields import ConfigError
 
 SMOKE = ("--config=configs/sweep.py:smoke", "--config.num_records=3", "--config.d=200")
@@ -34,7 +35,8 @@ def start(count, workdir, *arguments, devices=1, **variables):
         command = [sys.executable, "-m", "lr_order_jax.main"]
     command += [*arguments, f"--workdir={workdir}"]
     with open(f"{workdir}.log", "w") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        streams = {"stdout": log, "stderr": log, "start_new_session": True}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, **streams)
 
 
 def told(workdir):
@@ -55,8 +57,8 @@ def lines_of(workdir):
 
 @pytest.mark.slow
 def test_the_numbers_are_those_of_one_process(tmp_path, record_property):
-    """Bit for bit where the members of each device are as many, else within a bound."""
-    wanted = finish(0, tmp_path / "one", *SMOKE, devices=2)
+    """On one device: bit for bit where each device has two seeds or more, else within a bound."""
+    wanted = finish(0, tmp_path / "one", *SMOKE, devices=1)
     for count, devices in ((2, 1), (4, 1)):
         workdir = tmp_path / f"{count}x{devices}"
         found = finish(count, workdir, *SMOKE, devices=devices)
@@ -66,7 +68,8 @@ def test_the_numbers_are_those_of_one_process(tmp_path, record_property):
             np.testing.assert_allclose(found[name], variable, rtol=RTOL, atol=ATOL, err_msg=name)
         assert len(lines_of(workdir)) == len(lines_of(tmp_path / "one"))
         text = told(workdir)
-        assert text[0].startswith(f"process 0 of {count} (by JAX_COORDINATOR_ADDRESS")
+        assert text[0].startswith(f"{count} processes are to join at 127.0.0.1:")
+        assert text[1].startswith(f"process 0 of {count} (by JAX_COORDINATOR_ADDRESS")
         assert sum("members (4 seeds x 2 eta_init)" in line for line in text) == 1
         assert sum("results: " in line for line in text) == 1
     record_property("cases: numbers of processes", 2)
@@ -148,15 +151,24 @@ def when_saved(workdir):
 
 @pytest.mark.slow
 def test_a_signal_stops_all_and_one_process_goes_on(tmp_path):
-    """SIGTERM to any of them is agreed on; a run is continued on another number of processes."""
+    """To one of them, to the launcher and to its group; a run is continued on another number of
+    processes."""
     wanted, workdir = finish(0, tmp_path / "whole", *LONG, devices=2), tmp_path / "run"
-    launcher = start(2, workdir, *LONG)
-    when(workdir, "compiled in")
-    os.kill(process_of(launcher, 1), signal.SIGTERM)
-    assert launcher.wait() == 128 + signal.SIGTERM, told(workdir)
-    text = told(workdir)
-    assert sum("SIGTERM: stopped, all that was computed is saved" in line for line in text) == 1
-    assert not any(line.startswith("error") for line in text)
+    for signum, send in (
+        (signal.SIGTERM, lambda launcher: os.kill(process_of(launcher, 1), signal.SIGTERM)),
+        (signal.SIGINT, lambda launcher: launcher.send_signal(signal.SIGINT)),
+        (signal.SIGTERM, lambda launcher: os.killpg(launcher.pid, signal.SIGTERM)),
+    ):
+        before = {p.name for p in workdir.glob("checkpoints/*")}
+        launcher = start(2, workdir, *LONG)
+        when(workdir, "compiled in")
+        send(launcher)
+        assert launcher.wait() == 128 + signum, told(workdir)
+        text = told(workdir)
+        line = f"{signum.name}: stopped, all that was computed is saved"
+        assert sum(line in each for each in text) == 1
+        assert not any(each.startswith("error") for each in text)
+        assert {p.name for p in workdir.glob("checkpoints/*")} > before
     found = finish(0, workdir, *LONG, devices=2)
     assert any("continuing at step" in line for line in told(workdir))
     assert found.identical(wanted)
@@ -170,6 +182,7 @@ def test_what_is_refused_is_told_once(tmp_path):
     (workdir / "mine").touch()
     for wrong, line in (
         ("--config.d=0", "error: config.d = 0: must be"),
+        ("--config.shard=1/13", "error: config.shard = '1/13': "),
         ("--config.d=6", f"error: --workdir={workdir}: holds other files"),
     ):
         assert start(2, workdir, *SMOKE, wrong).wait() == 2, told(workdir)
@@ -181,8 +194,10 @@ def test_what_is_refused_is_told_once(tmp_path):
 
 # What names the processes.
 
+with socket.create_server(("127.0.0.1", 0)) as free:
+    PORT = free.getsockname()[1]
 TWO = {
-    "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1234",
+    "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{PORT}",
     "JAX_NUM_PROCESSES": "2",
     "JAX_PROCESS_ID": "1",
 }
@@ -241,17 +256,39 @@ def joined(monkeypatch):
 
 
 def test_the_three_variables_leave_nothing_to_detect(environment, joined, capsys):
-    environment(TWO | {"SLURM_JOB_ID": "7"})
+    environment(TWO | {"SLURM_JOB_ID": "7", "JAX_PROCESS_ID": "0"})
     processes.join()
-    assert (joined["coordinator_address"], joined["num_processes"]) == ("127.0.0.1:1234", 2)
-    assert (joined["process_id"], joined["cluster_detection_method"]) == (1, "deactivate")
-    assert capsys.readouterr().err.startswith("process 0 of 1 (by JAX_COORDINATOR_ADDRESS, ")
+    address = f"127.0.0.1:{PORT}"
+    assert (joined["coordinator_address"], joined["num_processes"]) == (address, 2)
+    assert (joined["process_id"], joined["cluster_detection_method"]) == (0, "deactivate")
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == f"2 processes are to join at {address} within 300 s"
+    assert told[1].startswith("process 0 of 1 (by JAX_COORDINATOR_ADDRESS, ")
+
+
+def test_an_address_that_cannot_serve_is_refused(environment, joined, monkeypatch):
+    """JAX would abort the process, without a word or after five minutes."""
+    monkeypatch.setattr(processes, "JOIN_WITHIN", 0)
+    environment(TWO)
+    with pytest.raises(ConfigError, match=f"'127.0.0.1:{PORT}': no answer within 0 s"):
+        processes.join()
+    with socket.create_server(("", PORT)):
+        environment(TWO | {"JAX_PROCESS_ID": "0"})
+        with pytest.raises(ConfigError, match="the port cannot be had"):
+            processes.join()
+
+
+def test_mpirun_inside_of_slurm_is_left_to_jax(environment, joined, monkeypatch):
+    environment({"SLURM_JOB_ID": "7"})
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    processes.join()
+    assert "process_id" not in joined
 
 
 def test_a_cluster_is_detected_by_jax(environment, joined, capsys):
     environment(SLURM)
     processes.join()
-    assert set(joined) == {"heartbeat_timeout_seconds", "shutdown_timeout_seconds"}
+    assert {name for name in joined if not name.endswith(("_seconds", "_timeout"))} == set()
     assert "(detected by JAX), 2 devices, 2 of them here" in capsys.readouterr().err
 
 
@@ -274,7 +311,20 @@ def test_other_processes_tell_errors_alone(monkeypatch, capsys):
     progress.keep_quiet("process 3")
     progress.say("4 members")
     progress.say("error: no more memory")
-    with pytest.raises(SystemExit):
-        main._refuse(processes.Elsewhere())
     assert capsys.readouterr().err == "process 3: error: no more memory\n"
     monkeypatch.setattr(progress, "_quiet_as", None)
+
+
+@pytest.mark.slow
+def test_processes_of_other_configs_are_refused(tmp_path):
+    """Each by its own command, as where they are typed on each host."""
+    python, workdir = tmp_path / "python", tmp_path / "run"
+    python.write_text(
+        f'#!/bin/sh\n[ "$JAX_PROCESS_ID" != 1 ] || set -- "$@" --config.num_seeds=3\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    assert start(2, workdir, *SMOKE[:2], PYTHON=str(python)).wait() == 2, told(workdir)
+    (line,) = (line for line in told(workdir) if "error" in line)
+    assert "config.distributed = True: the config of process 1 is another than" in line
+    assert not workdir.exists()
