@@ -180,13 +180,13 @@ def test_what_is_refused_is_told_once(tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / "mine").touch()
-    for wrong, line in (
-        ("--config.d=0", "error: config.d = 0: must be"),
-        ("--config.shard=1/13", "error: config.shard = '1/13': "),
-        ("--config.d=6", f"error: --workdir={workdir}: holds other files"),
+    for folder, wrong, line in (
+        (workdir, "--config.d=0", "error: config.d = 0: must be"),
+        (tmp_path / "new", "--config.shard=1/13", "error: config.shard = '1/13': "),
+        (workdir, "--config.d=6", f"error: --workdir={workdir}: holds other files"),
     ):
-        assert start(2, workdir, *SMOKE, wrong).wait() == 2, told(workdir)
-        errors = [text for text in told(workdir) if "error" in text]
+        assert start(2, folder, *SMOKE, wrong).wait() == 2, told(folder)
+        errors = [text for text in told(folder) if "error" in text]
         assert len(errors) == 1, errors
         assert errors[0].startswith(line)
     assert [p.name for p in workdir.iterdir()] == ["mine"]
