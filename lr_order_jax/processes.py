@@ -43,6 +43,9 @@ SLURM = (
 """Environment variables from which JAX detects SLURM; all of them or none."""
 
 
+WORDS_AT_ONCE = 2**24
+"""Of 4 bytes, of what is exchanged: each device takes them twice, beside the members it has."""
+
 JOIN_WITHIN = 300
 """Seconds in which all processes must have joined."""
 
@@ -208,9 +211,12 @@ def total(tree: PyTree) -> PyTree:
         if not content:
             return leaf
         words = np.frombuffer(content + bytes(-len(content) % 4), np.uint32)
-        # All processes being sources, this is their sum.
-        summed = multihost_utils.broadcast_one_to_all(words, is_source=True)
-        summed = np.asarray(summed).tobytes()[: len(content)]
+        parts = [
+            # All processes being sources, this is their sum.
+            multihost_utils.broadcast_one_to_all(words[i : i + WORDS_AT_ONCE], is_source=True)
+            for i in range(0, len(words), WORDS_AT_ONCE)
+        ]
+        summed = np.concatenate(parts).tobytes()[: len(content)]
         return np.frombuffer(summed, leaf.dtype).reshape(leaf.shape).copy()
 
     return jax.tree.map(sum_bytes, tree)
