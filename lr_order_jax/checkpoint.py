@@ -7,10 +7,8 @@ the only module that imports Orbax.
 """
 
 import contextlib
-import errno
 import hashlib
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -23,26 +21,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from lr_order_jax import files
 from lr_order_jax.fields import in_one_line
 
 PyTree = Any
-
-# Errors of a read that say nothing about the checkpoint: it must not be taken for damaged.
-_OF_THE_MACHINE = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.EIO,
-)
-
-
-def _errno_of(error: Exception) -> int | None:
-    """The system's number of an error; TensorStore has it in the text of a ValueError."""
-    if found := re.search(r"os_error_code='(\d+)'", str(error)):
-        return int(found[1])
-    return getattr(error, "errno", None)
 
 
 class NoCheckpoint(LookupError):
@@ -78,11 +60,6 @@ def digests(tree: PyTree) -> dict[str, str]:
         return hashlib.blake2b(head + array.tobytes(), digest_size=16).hexdigest()
 
     return {path: digest(leaf) for path, leaf in by_path(tree).items()}
-
-
-def _seal(meta: dict) -> str:
-    text = json.dumps(meta, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -146,14 +123,14 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         meta = {**meta, "kept": sorted(self._kept), "digests": digests(tree)}
-        sealed = {"meta": meta, "seal": _seal(meta)}
+        sealed = {"meta": meta, "seal": files.seal(meta)}
         arguments = ocp.args.Composite(
             arrays=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(sealed)
         )
         try:
             self._manager.save(step, args=arguments, force=True)
         except Exception as error:
-            if (number := _errno_of(error)) is None:
+            if (number := files.errno_of(error)) is None:
                 raise
             raise OSError(number, os.strerror(number), str(self.directory)) from error
         shutil.rmtree(self._doomed, ignore_errors=True)
@@ -173,14 +150,13 @@ class Checkpoints:
             meta, seal = restored.meta["meta"], restored.meta["seal"]
             tree = jax.tree.map(np.asarray, restored.arrays)
         except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
-            if isinstance(error, MemoryError):
-                raise
-            if (number := _errno_of(error)) in _OF_THE_MACHINE:
-                raise OSError(
-                    number, os.strerror(number), str(self.directory / str(step))
-                ) from error
+            if files.is_of_the_machine(error):
+                if (number := files.errno_of(error)) is None:
+                    raise
+                reason = f"{os.strerror(number)} (if it stays so, move this checkpoint away)"
+                raise OSError(number, reason, str(self.directory / str(step))) from error
             raise ValueError(f"cannot be read ({in_one_line(error)})") from error
-        if _seal(meta) != seal:
+        if files.seal(meta) != seal:
             raise ValueError("its metadata do not match their checksum")
         found = digests(tree)
         told = {_plain(path): digest for path, digest in meta["digests"].items()}

@@ -7,13 +7,13 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from lr_order_jax import __version__, results
+from lr_order_jax import __version__, files, results
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.spec import Spec, Study, difference, digest
 
@@ -69,22 +69,33 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def read_whole_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """The stored config.json.
+    """The stored config.json. Its `seal` is compared with the rest; the first versions had none.
 
     Raises:
       FileNotFoundError: if there is none.
-      ConfigError: if it is no such file.
+      ConfigError: if it is no such file, or has been changed.
     """
     path = workdir / "config.json"
     try:
         stored = json.loads(path.read_text())
+        told = stored.pop("seal", None)
         parts = {"what": dict(stored["what"]), "sessions": list(stored["sessions"])}
         parts |= {"how": dict(stored.get("how", {})), "programs": list(stored.get("programs", ()))}
         if not all(isinstance(name, str) for name in parts["programs"]):
             raise TypeError("a program is named by a string")
-        return {**stored, **parts}
-    except (ValueError, KeyError, TypeError, RecursionError):
+        found = files.seal(stored)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ConfigError(f"{path}: is not a readable config.json; restore or remove it") from None
+    if told not in (None, found):
+        raise ConfigError(f"{path}: does not match its seal; restore or remove it")
+    return {**stored, **parts}
+
+
+def write_whole_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
+    """Writes config.json with a seal."""
+    content = {name: value for name, value in config.items() if name != "seal"}
+    plain = json.loads(json.dumps(content))  # tuples are lists, as they are read
+    results.write_json({**plain, "seal": files.seal(plain)}, workdir / "config.json")
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -92,23 +103,29 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     return read_whole_config(workdir) if (workdir / "config.json").exists() else {}
 
 
-def _what_of_results(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """What results.nc says was computed; None if there is none that can be read."""
+def _stored_what(workdir: pathlib.Path) -> tuple[Mapping[str, Any], str | None] | None:
+    """What was computed in a directory and which shard of it, by config.json or, where that is
+    lost, by results.nc; None if neither can be read."""
+    if stored := read_config(workdir):
+        return stored["what"], stored["how"].get("shard")
     try:
-        return results.config_of(results.read_results(workdir))
+        dataset = results.read_results(workdir)
     except (FileNotFoundError, ValueError):
         return None
+    return results.config_of(dataset), dataset.attrs.get("shard")
 
 
 def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:
-    """Refuses a directory in which something else was computed, by config.json or, where that is
-    lost, by results.nc."""
-    stored = read_config(workdir)
-    what = stored["what"] if stored else _what_of_results(workdir)
-    if what is not None and (told := difference(what, run_spec.what)):
+    """Refuses a directory in which something else was computed. What its checkpoints hold is
+    compared as they are restored."""
+    if (stored := _stored_what(workdir)) is None:
+        return
+    if read_config(workdir).get("merged"):
+        raise ConfigError(f"--workdir={workdir}: holds merged parts, which no run continues")
+    what, theirs = stored
+    if told := difference(what, run_spec.what):
         raise ConfigError(f"--workdir={workdir}: holds a run of another config: {told}")
-    ours, theirs = _shard_of(run_spec), stored.get("how", {}).get("shard")
-    if stored and ours != theirs:
+    if (ours := _shard_of(run_spec)) != theirs:
         there, here = (f"shard {shard}" if shard else "all members" for shard in (theirs, ours))
         raise ConfigError(f"--workdir={workdir}: holds {there} of this config, not {here}")
 
@@ -125,7 +142,12 @@ def write_config(workdir: pathlib.Path, run_spec: Spec | Study, audit: Sequence[
             "jax": jax.__version__,
             "numpy": np.__version__,
         },
-        "device": {"platform": device.platform, "kind": device.device_kind},
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+        },
+        "processes": jax.process_count(),
     }
     config = {
         "what": run_spec.what,
@@ -135,4 +157,4 @@ def write_config(workdir: pathlib.Path, run_spec: Spec | Study, audit: Sequence[
         **session,
         "sessions": [*read_config(workdir).get("sessions", []), session],
     }
-    results.write_json(config, workdir / "config.json")
+    write_whole_config(config, workdir)

@@ -121,7 +121,7 @@ class _Run:
         self.history = results.blank_history(self.variables, (*shape, len(self.time)))
         self.next_record = np.zeros(shape, np.int64)  # first point of the grid not yet recorded
         self.step = self.target = 0  # present step, step of the next event; of the present group
-        self.steps_before = 0  # steps of the groups that have ended
+        self.steps_before = 0  # steps and starts of the groups that have ended
         self.waiting: list[int] = []  # columns of the groups to come
         self.metrics_bytes = 0  # length of metrics.jsonl that belongs to this state
         self.kept: Any = sweep.init_state(self.problem, self.grid)  # on the host, as last fetched
@@ -156,24 +156,40 @@ class _Run:
         """How many of the columns that wait are trained together: all, if they fit."""
         if (asked := self.spec.how.group_size) is not None:
             return min(asked, len(waiting))
-        free = memory.free_on_device()
-        if free is not None and jax.default_backend() == "cpu":
-            free -= memory.HOST_COPIES * memory.size_of(self.kept)
-        # All compile the same programs: in some places they wait for each other.
-        least = processes.gathered(-1 if free is None else free).min()
-        free = None if least == -1 else int(least)
+        free = self.free_memory()
         need = functools.cache(lambda count: self.members.memory(self.kept, waiting[:count]))
         fit = processes.all_do(lambda: memory.columns_that_fit(need, len(waiting), free))
         self.tell_memory(len(waiting), fit, need(fit), free)
         return int(processes.gathered(fit).min())
 
+    def free_memory(self) -> int | None:
+        """Bytes that each process can give to a device; None if one does not know."""
+        free = memory.free_on_device()
+        if free is not None and jax.default_backend() == "cpu":
+            free -= memory.HOST_COPIES * memory.size_of(self.kept)
+        # All compile the same programs: in some places they wait for each other.
+        least = processes.gathered(-1 if free is None else free).min()
+        return None if least == -1 else int(least)
+
+    def refuse_too_few_devices(self, columns: Sequence[int], before: int) -> None:
+        """Refuses to go on with columns that started together on more devices, where these have no
+        room for them: they cannot be parted, as all take the same steps."""
+        free = self.free_memory()
+        told = f"the members that {before} devices had at once, of this checkpoint"
+        if len(processes.devices(self.spec.how.devices)) < before:
+            processes.all_do(
+                lambda: memory.refuse_beyond(free, self.members.memory(self.kept, columns), told)
+            )
+
     def start_group(self, waiting: Sequence[int]) -> None:
         """Puts the next columns that wait on the device, at step 0. Groups are of even sizes.
 
-        What the group before has become is fetched first.
+        What the group before has become is fetched first. To start counts as a step, so that no two
+        states have one number: the members of a group can end without a step.
         """
         if self.columns:
             self.fetch()
+            self.step += 1
         groups = -(-len(waiting) // self.columns_at_once(waiting))
         size = -(-len(waiting) // groups)
         self.waiting = list(waiting[size:])
@@ -416,14 +432,15 @@ class _Run:
           The results as written.
         """
         self.fetch()
+        processes.first_does(lambda: self._write_checkpoint(checkpoints, for_good))
         dataset = self.dataset()
-
-        def write():
-            self._write_checkpoint(checkpoints, for_good)
-            results.write_results(dataset, self.workdir / "results.nc")
-
-        processes.first_does(write)
+        processes.first_does(lambda: results.write_results(dataset, self.workdir / "results.nc"))
         return dataset
+
+    def write_missing_results(self) -> None:
+        """Writes results.nc if a run was killed between its checkpoint and them, or lost them."""
+        if not (path := self.workdir / "results.nc").exists():
+            results.write_results(self.dataset(), path)
 
     def _write_checkpoint(self, checkpoints: Checkpoints | None, for_good: bool) -> None:
         assert checkpoints is not None
@@ -439,8 +456,16 @@ class _Run:
             "columns": self.columns,
             "metrics_bytes": self.metrics_bytes,
             "what": dict(self.spec.what),
+            "shard": self.spec.how.shard,
+            "devices": len(processes.devices(self.spec.how.devices)),
+            "members": self.names_of_members(),
         }
         checkpoints.save(meta["step"], self._tree(), meta, for_good)
+
+    def names_of_members(self) -> dict[str, list[Any]]:
+        """Seeds, and values of the fields of each axis: whose numbers a checkpoint holds."""
+        of_axes = {f: list(v) for axis in self.grid.axes for f, v in axis.values.items()}
+        return {"seed": list(self.grid.seeds), **of_axes}
 
     def _tree(self) -> dict[str, Any]:
         host = {"history": self.history, "next_record": self.next_record}
@@ -460,6 +485,7 @@ class _Run:
         self.waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)
         self.step, self.target = meta["step"] - self.steps_before, meta["target"]
         self.metrics_bytes = meta["metrics_bytes"]
+        self.refuse_too_few_devices(meta["columns"], meta.get("devices", 0))
         self.put_columns(meta["columns"])
         return True
 
@@ -474,6 +500,9 @@ class _Run:
             raise ConfigError(f"{error}; give a new --workdir") from None
         if told := spec.difference(meta.get("what", {}), self.spec.what):
             raise ConfigError(f"{checkpoints.directory}: belongs to another config: {told}")
+        members = self.names_of_members()
+        if told := spec.difference(meta.get("members", members), members):  # the first had none
+            raise ConfigError(f"{checkpoints.directory}: holds other members: {told}")
         ours, stored = by_path(self._tree()), by_path(tree)
         layouts = [{path: (a.shape, a.dtype) for path, a in t.items()} for t in (ours, stored)]
         if meta.get("format") != FORMAT or layouts[0] != layouts[1]:
@@ -487,6 +516,8 @@ class _Run:
         """Cuts metrics.jsonl back to the lines of the present state, or writes lost ones again."""
         path = self.workdir / "metrics.jsonl"
         path.touch()
+        if not self.metrics_bytes:
+            self._keep_metrics(path)
         if path.stat().st_size >= self.metrics_bytes:
             os.truncate(path, self.metrics_bytes)
             return
@@ -495,6 +526,15 @@ class _Run:
         lines = "".join(self.metrics_line(s, h, t) for t, s, h in made)
         results.write_aside(path, lambda aside: aside.write_text(lines))
         self.metrics_bytes = path.stat().st_size
+
+    def _keep_metrics(self, path: pathlib.Path) -> None:
+        """Keeps lines that belong to no checkpoint until this run has made them again: they may be
+        all that is left of a longer one. Of two such files the longer one is kept."""
+        kept = path.with_name(results.METRICS_KEPT)
+        if path.stat().st_size > (kept.stat().st_size if kept.exists() else 0):
+            os.replace(path, kept)
+            path.touch()
+            say(f"{path}: its lines belong to no checkpoint, kept as {kept.name} to the end")
 
     # The loop.
 
@@ -657,6 +697,8 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
                 audit = this.audit()
                 processes.first_does(lambda: directory.write_config(workdir, run_spec, audit))
             processes.first_does(this.open_metrics)
+            if resumed:
+                processes.first_does(this.write_missing_results)
             this.announce(resumed)
             signals.check()
             if not resumed:
@@ -665,6 +707,8 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
                     this.save(checkpoints, for_good=True)
             this.loop(checkpoints, signals)
             dataset = this.save(checkpoints)
+            kept = workdir / results.METRICS_KEPT
+            processes.first_does(lambda: kept.unlink(missing_ok=True))
         finally:
             if checkpoints is not None:
                 checkpoints.close()

@@ -6,6 +6,8 @@ else, so that a new task needs no change to them.
 """
 
 import importlib
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -267,3 +269,24 @@ def lookup(name: Any) -> Any:
             f"MODULE:CLASS of your own ({in_one_line(error)})"
         ) from None
     return found
+
+
+PROBLEMS = "LR_ORDER_JAX_PROBLEMS"
+"""Environment variable: modules, with commas between, that are imported where a run's files name
+them."""
+
+
+def refuse_unasked(name: Any) -> None:
+    """Refuses a problem that a file names, unless its module is of this package, was imported
+    before or stands in `PROBLEMS`: to read a run must not execute what a stranger has put there.
+
+    Raises:
+      ConfigError: with what to do.
+    """
+    module = str(name).partition(":")[0]
+    asked = os.environ.get(PROBLEMS, "").split(",")
+    if name not in _BUILDERS and module not in asked and module not in sys.modules:
+        raise ConfigError(
+            f"config.problem = {name!r}: its module is a program, and is not imported because a "
+            f"file names it: import it first, or set {PROBLEMS}={module} in the environment"
+        )

@@ -21,13 +21,15 @@ import numpy as np
 import scipy.special
 import xarray as xr
 
-from lr_order_jax import __version__
+from lr_order_jax import __version__, files
 from lr_order_jax.algorithm import Cause, Status
 from lr_order_jax.fields import in_one_line
 from lr_order_jax.problem import Variable
 from lr_order_jax.sweep import Axis
 
 TIME_UNITS = {"flow_time": "learning rate x steps", "epoch": "epochs"}
+
+METRICS_KEPT = "metrics.jsonl.before"  # lines of a run that starts again, until it ends
 
 MOST_COLUMNS = 9  # of what was measured, in a table; with more each is a row
 MOST_TOLD = 10  # members that diverged which a table names
@@ -170,6 +172,18 @@ def join(
     return whole.transpose("seed", *names, ...)
 
 
+def split(joined: xr.Dataset, axes: Sequence[Axis]) -> list[xr.Dataset]:
+    """The parts of which `join` has made labelled arrays, C order; the config stays that of all."""
+    fields = [field for axis in axes for field in axis.values]
+    parts = []
+    for index in np.ndindex(*(len(axis) for axis in axes)):
+        at = dict(zip([axis.name for axis in axes], index, strict=True))
+        part = joined.isel(at).drop_vars(fields)
+        part.attrs["complete"] = np.int32(np.all(part["status"] != Status.RUNNING))
+        parts.append(part)
+    return parts
+
+
 def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) -> None:
     """Writes a file beside `path` by `write(temporary path)`, flushes it and renames it."""
     path = pathlib.Path(path)
@@ -226,7 +240,7 @@ def read_results(workdir: str | os.PathLike) -> xr.Dataset:
 
     Raises:
       FileNotFoundError: if none have been written.
-      PermissionError: if they may not be read.
+      OSError: if they cannot be read now, which says nothing about them.
       ValueError: if they are damaged.
     """
     path = pathlib.Path(workdir) / "results.nc"
@@ -235,9 +249,11 @@ def read_results(workdir: str | os.PathLike) -> xr.Dataset:
     try:
         dataset, told = read_with_digest(path)
         is_whole = told == digest(dataset)
-    except (FileNotFoundError, PermissionError, MemoryError):
+    except FileNotFoundError:
         raise
     except Exception as error:  # whatever a damaged file makes HDF5 or xarray raise
+        if files.is_of_the_machine(error):
+            raise
         raise ValueError(f"{path}: cannot be read ({in_one_line(error)})") from error
     if not is_whole:
         raise ValueError(f"{path}: does not match its digest")

@@ -18,7 +18,7 @@ import xarray as xr
 from lr_order_jax import algorithm, checkpoint, directory, engine, results, spec, sweep
 from lr_order_jax.algorithm import TrainState
 from lr_order_jax.checkpoint import NoCheckpoint
-from lr_order_jax.problem import Data, Problem
+from lr_order_jax.problem import Data, Problem, refuse_unasked
 from lr_order_jax.progress import say
 
 PyTree = Any
@@ -27,6 +27,7 @@ HOW_IT_IS_READ: Mapping[str, Any] = {  # the fields of `spec.How`: nothing is tr
     "driving": None,
     "mapping": None,
     "devices": 1,
+    "distributed": False,
     "group_size": None,
     "checkpoint_every": 0.0,
     "keep_at": (),
@@ -156,12 +157,14 @@ class StoredRun:
 
         Raises:
           ValueError: for a study.
+          ConfigError: for a problem of one's own whose module was not imported.
         """
         if names := self.config.get("programs"):
             raise ValueError(
                 f"holds {len(names)} programs, each in a directory of its own: name one, such as "
                 f"{self.workdir / names[0]}"
             )
+        refuse_unasked(self.config["what"].get("problem"))
         return spec.parse(
             {"shard": None, **self.config["what"], **self.config["how"], **HOW_IT_IS_READ}
         )

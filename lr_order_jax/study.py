@@ -7,8 +7,8 @@ are joined into one `results.nc`, with a dimension for each of these fields.
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
-import numpy as np
 import xarray as xr
 
 from lr_order_jax import directory, experiment, figures, processes, results, spec
@@ -34,11 +34,12 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset | None:
 
     def check() -> None:
         directory.check_config(workdir, study)
-        for folder, has_records in zip(folders, _have_records(study, workdir), strict=True):
-            experiment.refuse_lost_checkpoints(folder, bool(has_records))
+        for folder, part in zip(folders, _parts_of_joined(study, workdir), strict=True):
+            experiment.refuse_lost_checkpoints(folder, has_records=_records_in(part) > 0)
 
     def write() -> xr.Dataset | None:
-        parts = [_results_of(*pair) for pair in zip(study.specs, folders, strict=True)]
+        ours = [_results_of(*pair) for pair in zip(study.specs, folders, strict=True)]
+        parts = [*map(_more_of, ours, _parts_of_joined(study, workdir))]
         if all(part is None for part in parts):
             return None
         dataset = results.join(study.what, study.axes, parts)
@@ -78,11 +79,22 @@ def _results_of(run_spec: spec.Spec, folder: pathlib.Path) -> xr.Dataset | None:
     return None if spec.difference(results.config_of(dataset), run_spec.what) else dataset
 
 
-def _have_records(study: spec.Study, workdir: pathlib.Path) -> np.ndarray:
-    """(programs,): whether the joined results hold records of each program."""
+def _parts_of_joined(study: spec.Study, workdir: pathlib.Path) -> Sequence[xr.Dataset | None]:
+    """What the joined results hold of each program; None if there are none."""
     try:
-        steps = results.read_results(workdir)["step"]
+        joined = results.read_results(workdir)
     except (FileNotFoundError, ValueError):
-        return np.zeros(len(study.programs), bool)
-    steps = steps.transpose(*(axis.name for axis in study.axes), ...)
-    return np.isfinite(steps.values.reshape(len(study.programs), -1)).any(axis=1)
+        return [None] * len(study.programs)
+    return results.split(joined, study.axes)
+
+
+def _records_in(part: xr.Dataset | None) -> int:
+    return 0 if part is None else int(part["step"].notnull().sum())
+
+
+def _more_of(part: xr.Dataset | None, earlier: xr.Dataset | None) -> xr.Dataset | None:
+    """A program's results, or what the joined ones have had of it if that is more: no record is
+    lost because a file of the program is."""
+    if _records_in(earlier) > _records_in(part):
+        return earlier
+    return part

@@ -43,7 +43,7 @@ def verify(workdir: str | pathlib.Path) -> Report:
         told = f"--check={workdir}: is not the directory of a run (no config.json)"
         raise ConfigError(told) from None
     report = Report([], [])
-    dataset = _part("results.nc", report, _results, workdir, config["what"])
+    dataset = _part("results.nc", report, _results, workdir, config)
     if config["programs"]:
         _part("programs", report, _programs, workdir, config, dataset)
     else:
@@ -53,6 +53,7 @@ def verify(workdir: str | pathlib.Path) -> Report:
             _part(
                 "results.nc", report, _records, dataset, f"the checkpoint of step {step}", history
             )
+        if dataset is not None or metrics_bytes:
             path = workdir / "metrics.jsonl"
             _part("metrics.jsonl", report, _metrics, path, dataset, metrics_bytes)
     _part(".", report, _leftovers, workdir)
@@ -73,17 +74,23 @@ def _leftovers(workdir: pathlib.Path, report: Report) -> None:
     """What faults have left, and is not wrong."""
     for path in sorted(workdir.glob(".*.writing")):
         report.found.append(f"{path.name}: left by a write that was cut short; can be removed")
+    if (workdir / results.METRICS_KEPT).exists():
+        report.found.append(f"{results.METRICS_KEPT}: lines of a run that has started again")
     if (aside := workdir / "damaged_checkpoints").is_dir():
         steps = ", ".join(sorted(path.name for path in aside.iterdir()))
         report.found.append(f"damaged_checkpoints: set aside by a run, of steps {steps}")
 
 
-def _results(workdir: pathlib.Path, what: Mapping[str, Any], report: Report) -> xr.Dataset | None:
+def _results(workdir: pathlib.Path, config: Mapping[str, Any], report: Report) -> xr.Dataset | None:
     """results.nc, checked against its digest, config.json and its own attributes. None if it
     cannot be compared with anything else."""
     path = workdir / "results.nc"
     if not path.exists():
-        report.found.append("results.nc: not there yet")
+        if _had_results(workdir, config):
+            again = "the same merge" if config.get("merged") else "the same command"
+            report.wrong.append(f"results.nc: is missing; {again} writes it again")
+        else:
+            report.found.append("results.nc: not there yet")
         return None
     try:
         dataset, told = results.read_with_digest(path)
@@ -93,12 +100,33 @@ def _results(workdir: pathlib.Path, what: Mapping[str, Any], report: Report) -> 
     except Exception as error:  # whatever a damaged file makes HDF5 or xarray raise
         report.wrong.append(f"results.nc: cannot be read ({in_one_line(error)})")
         return None
-    if told := spec.difference(what, stored):
+    if told := spec.difference(config["what"], stored):
         report.wrong.append(f"results.nc: is of another config than config.json: {told}")
+        return None
+    if told := _other_shard(dataset.attrs.get("shard"), config):
+        report.wrong.append(f"results.nc: {told}")
         return None
     if not is_whole:
         report.wrong.append("results.nc: does not match its digest")
     return dataset
+
+
+def _had_results(workdir: pathlib.Path, config: Mapping[str, Any]) -> bool:
+    """Whether results.nc must have been there: figures are drawn from it; the next checkpoint, or
+    program of a study, comes after it; of merged parts it is all there is."""
+    if config.get("merged") or (workdir / "figures").exists():
+        return True
+    if config["programs"]:
+        return sum((workdir / name / "config.json").exists() for name in config["programs"]) > 1
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and sum(path.name.isdigit() for path in folder.iterdir()) > 1
+
+
+def _other_shard(shard: str | None, config: Mapping[str, Any]) -> str:
+    """How a file's shard differs from that of config.json; "" if it does not."""
+    ours = config["how"].get("shard")
+    told = (f"of shard {name}" if name else "of all members" for name in (shard, ours))
+    return "" if shard == ours else "is {}, config.json {}".format(*told)
 
 
 def _programs(
@@ -197,7 +225,8 @@ def _checkpoints(
     newest, whole = NONE_WHOLE, []
     steps = checkpoint.stored_steps(workdir) if (workdir / "checkpoints").exists() else []
     if not steps:
-        is_lost = dataset is not None and not config.get("merged")  # a run writes them first
+        # A run writes them first.
+        is_lost = (dataset is not None or _had_results(workdir, config)) and "merged" not in config
         told = "lost, although there are results" if is_lost else "none yet"
         (report.wrong if is_lost else report.found).append(f"checkpoints: {told}")
         return newest
@@ -216,6 +245,12 @@ def _checkpoints(
                 continue
             if told:
                 report.wrong.append(f"checkpoint of step {step}: is of another config: {told}")
+            if "members" in meta:  # the first versions told neither
+                told = _other_shard(meta["shard"], config)
+                if not told and dataset is not None:
+                    told = _other_members(meta["members"], dataset)
+                if told:
+                    report.wrong.append(f"checkpoint of step {step}: {told}")
             if meta.get("format") != experiment.FORMAT:
                 told = "is of another version of lr_order_jax, which alone continues it"
                 report.found.append(f"checkpoint of step {step}: {told}")
@@ -224,6 +259,13 @@ def _checkpoints(
     if whole:
         report.found.append(f"checkpoints: steps {', '.join(map(str, whole))}, checksums compared")
     return newest
+
+
+def _other_members(members: Mapping[str, Any], dataset: xr.Dataset) -> str:
+    """How the members of a checkpoint differ from those of the results; "" if they do not."""
+    there = {name: dataset[name].values.tolist() for name in members if name in dataset.coords}
+    told = spec.difference(members, there)
+    return f"is of other members than results.nc: {told}" if told else ""
 
 
 def _records(
@@ -255,8 +297,10 @@ def _records(
         report.found.append(told)
 
 
-def _metrics(path: pathlib.Path, dataset: xr.Dataset, metrics_bytes: int, report: Report) -> None:
-    """Each line of metrics.jsonl against results.nc."""
+def _metrics(
+    path: pathlib.Path, dataset: xr.Dataset | None, metrics_bytes: int, report: Report
+) -> None:
+    """Each line of metrics.jsonl against results.nc, if there are any."""
     again = "; the same command writes it again" if metrics_bytes else ""
     if not path.exists():
         report.wrong.append(f"metrics.jsonl: is missing{again}")
@@ -267,6 +311,8 @@ def _metrics(path: pathlib.Path, dataset: xr.Dataset, metrics_bytes: int, report
             f"metrics.jsonl: has {len(content)} bytes, the newest checkpoint knows of "
             f"{metrics_bytes}{again}"
         )
+    if dataset is None:
+        return
     whole = content[: max(metrics_bytes, content.rfind(b"\n") + 1)]  # the rest was being written
     wrong = list(_wrong_lines(whole.decode(errors="replace"), dataset))
     for line in results.first_of(wrong, MOST_TOLD, "lines are wrong"):

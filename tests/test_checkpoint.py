@@ -158,7 +158,9 @@ class Pair(NamedTuple):
     right: np.ndarray
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY]
+)
 def test_an_error_of_the_machine_is_no_damage(stored, monkeypatch, number):
     """TensorStore tells it as a ValueError with the system's number in its text."""
 

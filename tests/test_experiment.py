@@ -320,6 +320,74 @@ def test_checkpoints_of_another_config_are_refused_without_a_config_json(config,
     run(config(), tmp_path / "run")  # its own config continues
 
 
+def test_another_shard_is_refused_by_whatever_is_left(config, tmp_path):
+    """By config.json, without it by results.nc, and without that by the members of the
+    checkpoints: a seed's numbers are never taken for another's."""
+    asked = {part: config(seeds=(3, 4), eta_init=(0.2,), shard=part) for part in ("1/2", "2/2")}
+    run(asked["1/2"], tmp_path / "run")
+    told = ("holds shard 1/2", "holds shard 1/2", r"holds other members: seed is \[3\] there")
+    for lost, line in zip((None, "config.json", "results.nc"), told, strict=True):
+        if lost:
+            (tmp_path / "run" / lost).unlink()
+        before = snapshot(tmp_path / "run")
+        with pytest.raises(ConfigError, match=line):
+            run(asked["2/2"], tmp_path / "run")
+        assert snapshot(tmp_path / "run") == before
+    run(asked["1/2"], tmp_path / "run")
+    assert results.read_results(tmp_path / "run")["seed"].values.tolist() == [3]
+
+
+def test_an_edited_config_json_is_refused(config, tmp_path):
+    run(config(), tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    for changes in ({"how": stored["how"] | {"shard": "1/2"}}, {"audit": []}, {"seal": "0"}):
+        path.write_text(json.dumps(stored | changes))
+        with pytest.raises(ConfigError, match=r"config\.json: does not match its seal"):
+            run(config(), tmp_path / "run")
+    del stored["seal"]  # as the first versions wrote it
+    path.write_text(json.dumps(stored))
+    run(config(), tmp_path / "run")
+
+
+def test_lines_of_metrics_that_no_checkpoint_knows_are_kept_to_the_end(
+    config, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    run(config(), folder)
+    whole = (folder / "metrics.jsonl").read_text()
+    for lost in ("checkpoints", "figures"):
+        shutil.rmtree(folder / lost)
+    (folder / "results.nc").unlink()
+    for _ in range(2):  # what the second attempt finds is shorter
+        with monkeypatch.context() as patch:
+            patch.setattr(experiment, "CHUNK_SECONDS", 0.0)
+            patch.setattr(experiment._Run, "save", lambda *_, **__: 1 / 0)
+            interrupt_after(patch, 3, signal.SIGTERM)
+            with pytest.raises(ZeroDivisionError):
+                run(config(), folder)
+        assert (folder / results.METRICS_KEPT).read_text() == whole
+        assert (folder / "metrics.jsonl").stat().st_size < len(whole)
+    run(config(), folder)
+    assert (folder / "metrics.jsonl").read_text() == whole
+    assert not (folder / results.METRICS_KEPT).exists()
+
+
+def test_results_that_are_lost_are_written_before_the_run_goes_on(config, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3, signal.SIGTERM)
+        patch.setattr(experiment, "CHUNK_SECONDS", 0.0)
+        with pytest.raises(experiment.Interrupted):
+            run(config(), folder)
+    saved = (folder / "results.nc").read_bytes()
+    (folder / "results.nc").unlink()
+    monkeypatch.setattr(experiment._Run, "loop", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(config(), folder)
+    assert (folder / "results.nc").read_bytes() == saved
+
+
 def test_results_without_checkpoints_are_refused_and_left_alone(config, tmp_path):
     """To start anew would overwrite them."""
     folder = tmp_path / "run"

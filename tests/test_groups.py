@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from test_experiment import config, interrupt_after, run  # noqa: F401 (a fixture)
 
-from lr_order_jax import checkpoint, experiment, memory, placement, results, spec, sweep
+from lr_order_jax import (
+    checkpoint,
+    experiment,
+    memory,
+    placement,
+    results,
+    spec,
+    sweep,
+    verify,
+)
+from lr_order_jax.algorithm import Status
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.problems import linear_rule
 
@@ -68,6 +78,46 @@ def test_stopping_in_any_group_and_another_size_afterwards_change_nothing(
     assert (parts / "results.nc").read_bytes() == (tmp_path / "whole" / "results.nc").read_bytes()
     lines = {name: (tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")}
     assert sorted(lines["parts"].splitlines()) == sorted(lines["whole"].splitlines())
+
+
+def test_a_group_that_ends_without_a_step_has_its_own_checkpoint(
+    config,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    """Its members diverge before the first step."""
+    record = experiment._Run.record
+
+    def diverge(self):
+        record(self)
+        if self.columns == [1] and self.step == 0:
+            self.mark_diverged(0, 1)
+            self.mark_diverged(1, 1)
+
+    monkeypatch.setattr(experiment._Run, "record", diverge)
+    values = {"eta_init": RATES[:2], "group_size": 1, "checkpoint_every": 0.0}
+    ds = run(config(**values), tmp_path / "run")
+    assert ds["status"].values.tolist() == [[Status.COMPLETED, Status.DIVERGED]] * 2
+    tree, _ = checkpoint.restore(tmp_path / "run")
+    np.testing.assert_array_equal(tree["status"], ds["status"].values.reshape(2, 2))
+    assert verify.verify(tmp_path / "run").wrong == []
+
+
+def test_columns_that_ran_on_more_devices_are_refused_where_they_do_not_fit(
+    config,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    values = {"eta_init": RATES}
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3, signal.SIGTERM)
+        patch.setattr(experiment, "CHUNK_SECONDS", 0.0)
+        with pytest.raises(experiment.Interrupted):
+            run(config(**values, devices=2), tmp_path / "run")
+    monkeypatch.setattr(experiment._Run, "free_memory", lambda self: 1000)
+    with pytest.raises(ConfigError, match=r"for the members that 2 devices had at once"):
+        run(config(**values, devices=1), tmp_path / "run")
+    run(config(**values, devices=2), tmp_path / "run")
 
 
 def test_what_does_not_fit_is_split_and_what_cannot_is_refused(

@@ -1,5 +1,6 @@
 """Measurements on checkpoints: against brute force on tiny networks, and on runs cut short."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,10 +17,12 @@ from conftest import ROOT, load_config
 
 import lr_order_jax
 from analysis import figure2, measure
-from lr_order_jax import engine, experiment, figures, results, spec
+from lr_order_jax import directory, engine, experiment, figures, results, spec
 from lr_order_jax.algorithm import Status
+from lr_order_jax.fields import ConfigError
 from lr_order_jax.problem import Model
 from lr_order_jax.problems import patch_cifar
+from lr_order_jax.stored import HOW_IT_IS_READ
 
 TINY = {
     "d": 6, "n": 20, "m_w": 4, "m_v": 5, "num_test": 50, "eta_init": (0.2, 0.05), "eta_2": (0.05,),
@@ -66,6 +69,36 @@ def member_of(run, step, s, h):
         lambda leaf: leaf[s, h], (state.params, state.stats, state.watched)
     )
     return Model(params, stats, watched)
+
+
+def test_runs_of_former_versions_and_of_several_processes_are_read(run, tmp_path):
+    """The first versions had fewer fields that say how a run is made; none of them matters."""
+    of_how = {field.name for field in dataclasses.fields(spec.How)}
+    assert set(HOW_IT_IS_READ) == of_how - {"shard"}
+    config = dict(run.config)
+    for how in ({}, {"distributed": True, "devices": 8, "driving": "dispatch"}):
+        directory.write_whole_config(config | {"how": how}, tmp_path)
+        read = lr_order_jax.load(tmp_path)
+        assert read.spec.how == run.spec.how
+        assert read.grid.shape == run.grid.shape
+
+
+def test_a_module_that_a_file_names_is_not_imported(run, tmp_path, monkeypatch):
+    """Only where the caller has said so."""
+    mark = tmp_path / "executed"
+    (tmp_path / "strange_module.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = dict(run.config)
+    config["what"] = config["what"] | {"problem": "strange_module:Problem"}
+    directory.write_whole_config(config, tmp_path)
+    for name in ("problem", "grid", "data"):
+        with pytest.raises(ConfigError, match="set LR_ORDER_JAX_PROBLEMS=strange_module in"):
+            getattr(lr_order_jax.load(tmp_path), name)
+    assert not mark.exists()
+    monkeypatch.setenv("LR_ORDER_JAX_PROBLEMS", "other,strange_module")
+    with pytest.raises(ConfigError, match="has no attribute 'Problem'"):
+        _ = lr_order_jax.load(tmp_path).problem
+    assert mark.exists()
 
 
 def test_load_reads_what_a_run_has_written(run):

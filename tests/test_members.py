@@ -89,3 +89,24 @@ def test_an_optimiser_asks_and_is_told():
     errors = results.final(lr_order_jax.run_members(config, members), "test_error_p_only")
     told = [trial.value for trial in study.trials]
     np.testing.assert_allclose(errors.mean("seed"), told, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (3, "must be a list of one or more mappings"),
+        ({"eta_init": 0.1}, "must be a list of one or more mappings"),
+        ([0.1], "must be a list of one or more mappings"),
+        ([{"eta_init": "fast"}], r"number 0: config\.eta_init = 'fast': must be"),
+        ([{"eta_init": 0.1}, {"eta_init": (0.1, 0.2)}], "number 1: eta_init = .*: must be one"),
+        ([{"eta_init": None}], r"number 0: config\.eta_init is not set"),
+        ([{"eta_init": {}}], r"number 0: config\.eta_init = \{\}: must be"),
+        ([{3: 0.1}], "members: 3 is not swept"),
+    ],
+)
+def test_members_of_wrong_types_are_one_line(config, asked, told):
+    with pytest.raises(ConfigError, match=told) as caught:
+        lr_order_jax.run_members(config, asked)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="must be a ConfigDict"):
+        lr_order_jax.run_members("configs/sweep.py", [{"eta_init": 0.1}])

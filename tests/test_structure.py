@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lr_order_jax"
 # Each room may import those on the floors below it, never one above.
 FLOORS = [
     {"fields", "progress"},
-    {"cache", "algorithm", "processes"},
+    {"cache", "algorithm", "files", "processes"},
     {"memory", "problem", "models", "data"},
     {"engine", "problems"},
     {"sweep"},

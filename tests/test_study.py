@@ -140,6 +140,20 @@ def of_others(path):
     return bytes(changed.to_netcdf(engine="h5netcdf"))
 
 
+def test_no_record_is_lost_from_the_joined_results(done, tmp_path):
+    """The first program can be written again, of the second one nothing is whole but what has been
+    joined: it is refused, and the joined results stay as they are."""
+    asked, folder, dataset = done
+    folder = shutil.copytree(folder, tmp_path / "run")
+    for name in asked.programs:
+        (folder / name / "results.nc").write_bytes(b"damaged")
+    for path in (folder / asked.programs[1] / "checkpoints").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(ConfigError, match="every checkpoint is damaged"):
+        study.run(asked, folder)
+    xr.testing.assert_identical(results.read_results(folder), dataset)
+
+
 def test_joined_results_of_a_program_that_is_lost_are_refused(done, tmp_path):
     asked, folder, _ = done
     folder = shutil.copytree(folder, tmp_path / "run")

@@ -92,10 +92,45 @@ def other_config(folder):
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["what"]["d"] = 7
-    path.write_text(json.dumps(config))
+    directory.write_whole_config(config, folder)
+
+
+def other_shard(folder):
+    config = directory.read_whole_config(folder)
+    config["how"]["shard"] = "2/2"
+    directory.write_whole_config(config, folder)
+
+
+def shard_of_results(folder):
+    other_shard(folder)
+    rewrite(folder, lambda ds: ds.attrs.update(shard="2/2"))
 
 
 DAMAGE = {
+    "another shard in config.json": (
+        other_shard,
+        "results.nc: is of all members, config.json of shard 2/2",
+    ),
+    "another shard in config.json and results": (
+        shard_of_results,
+        r"checkpoint of step \d+: is of all members, config.json of shard 2/2",
+    ),
+    "other seeds in the results": (
+        lambda f: rewrite(f, lambda ds: ds.assign_coords(seed=ds["seed"] + 5)),
+        r"checkpoint of step \d+: is of other members than results.nc: seed is \[0, 1\] there",
+    ),
+    "no results": (
+        lambda f: (f / "results.nc").unlink(),
+        "results.nc: is missing; the same command writes it again",
+    ),
+    "no results and no metrics": (
+        lambda f: ((f / "results.nc").unlink(), (f / "metrics.jsonl").unlink()),
+        "metrics.jsonl: is missing; the same command writes it again",
+    ),
+    "no results and no checkpoints": (
+        lambda f: ((f / "results.nc").unlink(), shutil.rmtree(f / "checkpoints")),
+        "checkpoints: lost, although there are results",
+    ),
     "a flipped bit in a checkpoint": (
         lambda f: flip(largest_file(newest(f) / "arrays")),
         r"checkpoint of step \d+: ",
@@ -293,7 +328,11 @@ def test_leftovers_and_what_was_set_aside_are_told_and_not_wrong(folder):
 
 
 def test_a_run_without_results_yet(folder):
+    """Killed after its first checkpoint: there are no figures and no second one."""
     (folder / "results.nc").unlink()
+    shutil.rmtree(folder / "figures")
+    for step in checkpoint.stored_steps(folder)[1:]:
+        shutil.rmtree(folder / "checkpoints" / str(step))
     report = verify.verify(folder)
     assert report.wrong == []
     assert "results.nc: not there yet" in report.found
@@ -318,8 +357,8 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 @pytest.mark.parametrize("programs", [None, 3, [3], "null"])
 def test_programs_that_are_none_are_one_line(folder, programs):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"programs": programs}))
+    config = directory.read_whole_config(folder)
+    directory.write_whole_config(config | {"programs": programs}, folder)
     if programs == "null":  # a list of four letters, none of which is there
         assert any("programs n, u, l, l: not there" in w for w in verify.verify(folder).wrong)
         return
