@@ -43,7 +43,7 @@ class How:
     shard: str | None = fields.text(
         "i/n, i from 1 to n", r"[1-9]\d{0,8}/[1-9]\d{0,8}", optional=True
     )
-    group_size: int | None = fields.integer(1, optional=True)  # columns of members at once
+    group_size: int | None = fields.integer(1, optional=True)  # columns of members at once, at most
     checkpoint_every: float = fields.non_negative()  # seconds between checkpoints
     keep_at: tuple[float, ...] = fields.real(  # times whose checkpoints are never deleted
         "a time >= 0", lambda v: v >= 0, many=True, swept=False, optional=True

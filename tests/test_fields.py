@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lr_order_jax import fields
@@ -97,9 +97,10 @@ scalars = st.one_of(
 )
 
 
-@settings(deadline=None)
-@given(st.one_of(scalars, st.lists(scalars, max_size=3), st.dictionaries(scalars, scalars)))
-def test_any_value_is_taken_or_refused_in_one_line(value):
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.one_of(scalars, st.lists(scalars, max_size=3), st.dictionaries(scalars, scalars)))
+def test_any_value_is_taken_or_refused_in_one_line(record_property, value):
+    record_property("cases: values drawn by hypothesis", len(GOOD))  # of each example
     for name in dataclasses.asdict(fields.parse(Section, GOOD)):
         told = ""
         try:

@@ -64,8 +64,9 @@ def test_any_value_of_any_field_is_taken_as_it_is_or_told(name, record_property)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_several_wrong_fields_at_once(name):
+def test_several_wrong_fields_at_once(name, record_property):
     base, draw = config_of(name), random.Random(5)
+    record_property("cases: several values of config fields at once", 300)
     for _ in range(300):
         changed = draw.sample(sorted(base), 3)
         told_or_taken(base | {field: draw.choice(VALUES) for field in changed}, changed)

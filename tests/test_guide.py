@@ -45,6 +45,19 @@ def test_a_problem_of_ones_own(folder):
     assert "final slope" in out
 
 
+def test_a_run_of_ones_own_problem_is_read(folder):
+    call(folder, "--config=configs/sweep.py:smoke", "--config.problem=probes:TwoLayerWithNorm")
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"} | COMPILATION_CACHE
+    command = [sys.executable, "-m", "analysis.measure", "norms", "run"]
+    for asked, status in (({}, 2), ({"LR_ORDER_JAX_PROBLEMS": "probes"}, 0)):
+        done = subprocess.run(
+            command, cwd=folder, env=environment | asked, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr
+        assert ("LR_ORDER_JAX_PROBLEMS=probes in" in done.stderr) == (status == 2)
+        assert done.stderr.count("\n") <= 1
+
+
 def test_a_probe_of_ones_own(folder):
     problem = "--config.problem=probes:TwoLayerWithNorm"
     assert problem in GUIDE

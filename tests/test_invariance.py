@@ -68,8 +68,9 @@ def assert_same(found, wanted, rates, exact):
     chunk_seconds=st.sampled_from([0.0, 0.002, 1.0]),
 )
 def test_any_members_in_any_order_in_any_way(
-    reference, rates, mapping, driving, group_size, checkpoint_every, chunk_seconds
+    reference, record_property, rates, mapping, driving, group_size, checkpoint_every, chunk_seconds
 ):
+    record_property("cases: orders of members and ways", 1)  # of each example
     if mapping == "loop" and driving == "scan":
         driving = "dispatch"
     how = {"driving": driving, "group_size": group_size, "checkpoint_every": checkpoint_every}

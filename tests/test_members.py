@@ -61,8 +61,8 @@ def test_a_directory_is_continued(config, tmp_path):
 @pytest.mark.parametrize(
     ("members", "changes", "line"),
     [
-        ([], {}, "members: must be one or more"),
-        ([{}], {}, "members: must be one or more"),
+        ([], {}, "members: must be a list of one or more"),
+        ([{}], {}, "members: must be a list of one or more"),
         ([{"eta_init": 0.1}, {"lam": 0.1}], {}, "members: number 1 has the fields lam"),
         ([{"d": 5}], {}, "members: 'd' is not swept, use some of eta_init, eta_2"),
         ([{"eta_init": 0.1}], {"eta_1": None}, "config.eta_1 is not set"),

@@ -104,7 +104,7 @@ def test_check_tells_of_any_mutated_file_in_lines(whole, tmp_path, record_proper
     folder = shutil.copytree(whole, tmp_path / "run")
     names = ["config.json", "results.nc", "metrics.jsonl"]
     dataset = results.read_results(folder)
-    what = directory.read_config(folder)["what"]
+    config = directory.read_config(folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     wrong = cases = 0
     for path in mutations(folder, names, 1, CASES):
@@ -117,7 +117,7 @@ def test_check_tells_of_any_mutated_file_in_lines(whole, tmp_path, record_proper
         wrong += bool(report.wrong)
         if not report.wrong:  # then a reader finds what was written
             assert results.read_results(folder).identical(dataset), path
-            assert directory.read_config(folder)["what"] == what
+            assert directory.read_config(folder) == config
             text = (folder / "metrics.jsonl").read_text().splitlines()
             assert [json.loads(line) for line in text] == lines
     record_property("cases: mutated config.json, results.nc, metrics.jsonl", cases)
@@ -195,7 +195,7 @@ class Marks:
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <function File.close")
-def test_a_pickle_in_the_place_of_a_file_is_not_executed(whole, tmp_path):
+def test_a_pickle_in_the_place_of_a_file_is_not_executed(whole, tmp_path, record_property):
     mark, folder = tmp_path / "executed", shutil.copytree(whole, tmp_path / "run")
     pickled = pickle.dumps(Marks(mark))
     pickle.loads(pickled)
@@ -208,7 +208,9 @@ def test_a_pickle_in_the_place_of_a_file_is_not_executed(whole, tmp_path):
         cifar10.load(None, data)
     step = checkpoint.stored_steps(folder)[-1]
     newest = folder / "checkpoints" / str(step)
-    for path in sorted(p for p in newest.rglob("*") if p.is_file()):
+    paths = sorted(p for p in newest.rglob("*") if p.is_file())
+    record_property("cases: pickles in the place of files", len(paths) + 4)
+    for path in paths:
         content = path.read_bytes()
         path.write_bytes(pickled)
         with contextlib.suppress(ValueError):  # not each file is read
