@@ -65,9 +65,7 @@ def compared(dataset: xr.Dataset) -> list[Compared]:
 def main(folder: pathlib.Path) -> int:
     run = load(folder)
     dataset = run.dataset
-    if not {"large", "small"} <= set(dataset.get("arm", xr.DataArray([])).values.tolist()):
-        raise ValueError("must be a run of configs/cifar.py, with the arms large and small")
-    script.refuse_patches(dataset)
+    script.need_arms(dataset, ("large", "small"))
     draw = lambda: figures.accuracy(dataset)  # noqa: E731
     script.paper_figure(run, "figure1", draw, script.PAGE, compared(dataset))
     return 0

@@ -20,19 +20,26 @@ from lr_order_jax.algorithm import TrainState
 from lr_order_jax.problems.two_layer import TwoLayer
 from lr_order_jax.stored import StoredRun
 
-ANGLES = np.linspace(-0.6, 0.6, 601)
+ANGLES = np.concatenate([np.linspace(-np.pi, -0.6, 120), np.linspace(-0.599, 0.599, 600)])
+ANGLES = np.concatenate([ANGLES, np.linspace(0.6, np.pi, 120)])  # all around, fine near z
 
 
-def outputs(state: TrainState) -> np.ndarray:
-    """g of all members on the unit circle in the plane of Q, (S, H, len(ANGLES)); V is planar."""
+def outputs(state: TrainState, along_z: np.ndarray, along_zeta: np.ndarray) -> np.ndarray:
+    """g of all members at K points of the plane of Q, (S, H, K); V is planar.
+
+    Args:
+      along_z: (K,), the points' coordinate along z.
+      along_zeta: (K,), that along zeta/|zeta|.
+    """
     v, u = state.params["V"], state.stats["v"]
-    before = np.cos(ANGLES)[:, None] * v["z"][:, :, None]
-    before = before + np.sin(ANGLES)[:, None] * v["zeta"][:, :, None]
+    before = along_z[:, None] * v["z"][:, :, None]
+    before = before + along_zeta[:, None] * v["zeta"][:, :, None]
     return np.einsum("shkm,shm->shk", np.maximum(before, 0), u)
 
 
 def curves_of(run: StoredRun):
-    """The curves of `figures.around_the_circle`: each algorithm at each checkpoint.
+    """The curves of `figures.around_the_circle`, each algorithm at each checkpoint, and g at
+    z - zeta, z and z + zeta for each of them.
 
     Raises:
       ValueError: if V is not planar.
@@ -40,28 +47,30 @@ def curves_of(run: StoredRun):
     if not isinstance(run.problem, TwoLayer) or run.problem.fields.v_representation != "planar":
         raise ValueError("must be a run of two_layer with v_representation = 'planar'")
     columns = results.columns_of(run.dataset)
-    curves = []
+    r = run.problem.fields.r
+    curves, of_directions = [], []
     drawn: dict = {}  # times of the last curves: a member that has ended is drawn once
     for stored in run.checkpoints.still_there():
-        g = outputs(stored.state)
+        g = outputs(stored.state, np.cos(ANGLES), np.sin(ANGLES))
+        three = outputs(stored.state, np.ones(3), np.array([-r, 0.0, r]))
         for name, of_name in results.the_two_algorithms(run.dataset).items():
             for h in (columns.index(column) for column in of_name[:1]):
                 time = float(stored.time[0, h])
                 if drawn.get(name) != time:
                     curves.append((name, time, ANGLES, g[0, h]))
+                    of_directions.append(three[0, h])
                 drawn[name] = time
-    return curves
+    return curves, of_directions
 
 
 def main(folder: pathlib.Path) -> int:
     run = load(folder)
-    curves = curves_of(run)
+    curves, of_directions = curves_of(run)
     if not curves:
         raise ValueError("must hold a member of Algorithm 1 or 2 and a checkpoint")
     r = run.problem.fields.r
     rows = []
-    for name, time, angles, g in curves:
-        here = [float(np.interp(at, angles, g)) for at in (-np.arctan(r), 0.0, np.arctan(r))]
+    for (name, time, *_), here in zip(curves, of_directions, strict=True):
         signs = f"{here[0]:+.2f}, {here[1]:+.2f}, {here[2]:+.2f}"
         rows.append(
             Compared(

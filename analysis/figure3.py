@@ -41,7 +41,7 @@ def compared(dataset: xr.Dataset) -> list[Compared]:
 def main(folder: pathlib.Path) -> int:
     run = load(folder)
     dataset = run.dataset
-    if "patch_accuracy" not in dataset or dataset["patch_accuracy"].dims[1:2] != ("arm",):
+    if "patch_accuracy" not in dataset or dataset["status"].dims != ("seed", "arm"):
         raise ValueError("must be a run of configs/patch_cifar.py, with arm as its only axis")
     draw = lambda: figures.patch_accuracy(dataset)  # noqa: E731
     script.paper_figure(run, "figure3", draw, script.PAGE, compared(dataset))

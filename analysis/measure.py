@@ -264,9 +264,10 @@ def activations(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Datase
         active = jnp.mean((shown > 0).reshape(len(shown), -1), axis=1)
         features = jnp.mean(shown.reshape(len(shown), -1, shown.shape[-1]), axis=1)
         values = jnp.linalg.svd(features * wide[:, None], compute_uv=False)
-        share = values / jnp.sum(values)
+        share = values / jnp.maximum(jnp.sum(values), jnp.finfo(values.dtype).tiny)
         entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(share), 0.0))
-        return jnp.sum(active * wide) / jnp.sum(wide), jnp.exp(entropy)
+        rank = jnp.where(jnp.any(share > 0), jnp.exp(entropy), 0.0)  # 0: nothing is active
+        return jnp.sum(active * wide) / jnp.sum(wide), rank
 
     def of_member(data, hypers, model):
         shown = show(data, hypers.task, model)
@@ -612,6 +613,9 @@ def first_learned(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Data
     if steps is not None:
         raise ValueError("--steps: first_learned is of the whole run")
     if "train_right" not in run.dataset:
+        if not hasattr(run.problem.fields, "record_examples"):
+            problem = run.config["what"]["problem"]
+            raise ValueError(f"problem {problem} does not record single examples")
         raise ValueError("must have been run with --config.record_examples=yes")
     recorded = run.dataset
     first, for_good = results.first_learned(recorded)
@@ -640,6 +644,10 @@ MEASURES: Mapping[str, Callable[..., xr.Dataset]] = {
     "sharpness": sharpness,
     "wrong_patch": wrong_patch,
 }
+
+
+DEFAULTS: Mapping[str, Any] = {"points": 11, "iterations": 60, "tolerance": 1e-3}
+"""Options of the command line; of others the default is not to be set."""
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -675,17 +683,20 @@ def _parser() -> argparse.ArgumentParser:
         if name == "interpolation":
             command.add_argument("--start", type=int, help="step at which the lines start; oldest")
             command.add_argument("--to", type=int, help="column of members where they lead")
-            command.add_argument("--points", type=int, default=11, help="on a line")
+            command.add_argument("--points", type=int, default=DEFAULTS["points"], help="on a line")
         if name == "sharpness":
-            command.add_argument("--iterations", type=int, default=60)
-            command.add_argument("--tolerance", type=float, default=1e-3)
+            command.add_argument("--iterations", type=int, default=DEFAULTS["iterations"])
+            command.add_argument("--tolerance", type=float, default=DEFAULTS["tolerance"])
     return parser
 
 
 def file_name(name: str, options: Mapping[str, Any]) -> str:
     """NAME of a measurement's files, and what of its options makes it another measurement."""
     told = dict(options.get("changed") or {})
-    told |= {key: options[key] for key in ("start", "to") if options.get(key) is not None}
+    rest = {key: value for key, value in options.items() if key != "changed"}
+    told |= {key: value for key, value in rest.items() if value != DEFAULTS.get(key)}
+    if told.get("steps"):
+        told["steps"] = "+".join(map(str, told["steps"]))
     parts = ",".join(f"{key}={value}" for key, value in told.items())
     return "-".join([name, re.sub(r"[^\w.=,+-]+", "_", parts)]) if parts else name
 

@@ -171,14 +171,17 @@ def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
     ]
     tables = [results.TABLES[problem.table](dataset)]
     names = [*(problem.study_figures if is_study else problem.figures)]
+    notes = []
     if "lemmas" in names:
-        tables.append(lemmas.lemma_table(dataset))
+        try:
+            tables.append(lemmas.lemma_table(dataset))
+        except ValueError as error:  # it needs a member of each algorithm
+            notes.append(f"Table of the lemmas: {error}")
     pictures = list(_pictures(dataset, names))
     if is_study:  # the joined results at the first value of each field
         of = f" of {config['programs'][0]} (the first of {len(config['programs'])} programs)"
         more = [name for name in problem.figures if name not in names]
         pictures += _pictures(dataset, more, of)
-    notes = []
     for at in (run, *run.programs) if is_study else (run,):
         for found in _measured(at, "" if at is run else f" of {at.workdir.name}"):
             if isinstance(found, str):

@@ -87,8 +87,13 @@ def with_unit(values: Any, unit: str, digits: int = 2) -> str:
     return told if told == "-" else f"{told} {unit}"
 
 
-def refuse_patches(dataset: xr.Dataset) -> None:
-    """Raises ValueError for a run with patches, where the paper speaks of plain CIFAR-10."""
+def need_arms(dataset: xr.Dataset, arms: Sequence[str]) -> None:
+    """Raises ValueError for what is no run on plain CIFAR-10 with these arms on its only axis."""
+    there = dataset["arm"].values.tolist() if "arm" in dataset else []
+    if not set(arms) <= set(there) or dataset["status"].dims != ("seed", "arm"):
+        raise ValueError(
+            f"must be a run of configs/cifar.py, with the arms {', '.join(arms)} alone"
+        )
     if "patch_accuracy" in dataset:
         raise ValueError("must be a run without patches, as of configs/cifar.py")
 

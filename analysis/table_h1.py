@@ -30,9 +30,7 @@ def compared(dataset: xr.Dataset) -> list[Compared]:
 def main(folder: pathlib.Path) -> int:
     run = load(folder)
     dataset = run.dataset
-    if not set(PAPER) <= set(dataset.get("arm", xr.DataArray([])).values.tolist()):
-        raise ValueError(f"must be a run of configs/cifar.py, with the arms {', '.join(PAPER)}")
-    script.refuse_patches(dataset)
+    script.need_arms(dataset, list(PAPER))
     rows = compared(dataset)
     title = f"final clean accuracy, {results.title_of(dataset)}, {dataset.sizes['seed']} seeds"
     title += " (?: from memory, not confirmed)"

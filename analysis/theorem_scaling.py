@@ -2,12 +2,16 @@
 
     python -m analysis.theorem_scaling DIR
 
-DIR is a finished study of configs/scaling.py, or any over one shape with both algorithms. Writes
+DIR is a study of configs/scaling.py, or any over one shape with both algorithms; of one that is not
+finished the programs that are count. Writes
 DIR/figures/theorem_scaling.png, .pdf and .md: slopes in log-log with 95 % intervals beside what the
 theorems say of P-only examples, O(kappa) for L-S and Omega(1) for S.
 """
 
+import math
 import pathlib
+
+import numpy as np
 
 from analysis import script
 from analysis.script import Compared
@@ -16,19 +20,29 @@ from lr_order_jax import figures, load, results
 CLAIMS = {"L-S": "error = O(kappa): at least 1", "S": "error = Omega(1): 0"}
 
 
+def _told(slope: float, half: float) -> str:
+    if math.isnan(slope):
+        return "-"
+    return f"{slope:.2f}" if math.isnan(half) else f"{slope:.2f} +- {half:.2f}"
+
+
 def main(folder: pathlib.Path) -> int:
     run = load(folder)
     dataset = run.dataset
     if "test_error_p_only" not in dataset:
         problem = dataset.attrs["problem"]
         raise ValueError(f"must be a study of configs/scaling.py: {problem} has no P-only error")
-    if not dataset.attrs["complete"]:
-        raise ValueError("is not finished: there are no final errors yet")
-    label, curves = results.errors_against_shape(dataset)
+    label, found = results.errors_against_shape(dataset)
+    curves = {}
+    for name, (x, errors) in found.items():
+        ended = np.isfinite(errors).any(axis=0)
+        curves[name] = x[ended], errors[:, ended]
     if not {"L-S", "S"} <= set(curves):
         raise ValueError("must hold members of both algorithms")
     for name in ("L-S", "S"):
-        if len(curves[name][0]) < 2:
+        if len(found[name][0]) >= 2 > len(curves[name][0]):
+            raise ValueError(f"has fewer than two final errors of {name} yet")
+        if len(found[name][0]) < 2:
             raise ValueError(
                 "must vary a field of the distribution or eta_2, as configs/scaling.py does: "
                 f"{name} has one value of {label}"
@@ -38,7 +52,7 @@ def main(folder: pathlib.Path) -> int:
         slope, half = results.fit_slope(x, errors)
         rule = figures.RULE_LABELS.get(name, name)
         claim = CLAIMS.get(name, "-") if label.startswith("kappa") else "-"
-        rows.append(Compared(f"slope against {label}, {rule}", claim, f"{slope:.2f} +- {half:.2f}"))
+        rows.append(Compared(f"slope against {label}, {rule}", claim, _told(slope, half)))
         if name in CLAIMS:
             means = ", ".join(
                 f"{at:.3g}: {results.with_error(e, 100)}" for at, e in zip(x, errors.T, strict=True)

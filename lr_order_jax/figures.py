@@ -4,6 +4,7 @@ matplotlib is imported inside, so that importing the package does not pull it in
 """
 
 import functools
+import itertools
 import pathlib
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -280,7 +281,7 @@ def limit_gap(nets: xr.Dataset, limit: xr.Dataset) -> Any:
         axis.plot(limit["flow_time"], mean, color="k", ls="--", lw=1.2, label="limit")
         axis.set(title=f"initial rate {rate:g}", xlabel="flow time", ylabel="second difference")
     axes[0].legend(fontsize="small")
-    for rate, marker in zip(rates, "osv^", strict=False):
+    for rate, marker in zip(rates, itertools.cycle("osv^"), strict=False):
         axes[-1].plot(
             widths, gaps["gap"].sel(eta_init=rate), color="C0", marker=marker,
             label=f"gap, initial rate {rate:g}",
@@ -294,6 +295,23 @@ def limit_gap(nets: xr.Dataset, limit: xr.Dataset) -> Any:
     axes[-1].legend(fontsize="small")
     figure.suptitle(f"{nets.sizes['seed']} seeds (band: one standard error)")
     return figure
+
+
+def _magnify(axis: Any, most: float) -> None:
+    """Shows the curves of an axis for |x| <= most, and all of them in an inset above."""
+    whole = axis.inset_axes((0.3, 0.72, 0.4, 0.26))
+    seen = []
+    for line in axis.lines:
+        angles, values = (np.asarray(part) for part in line.get_data())
+        whole.plot(angles, values, color=line.get_color(), lw=0.8)
+        seen.append(values[abs(angles) <= most])
+    shown = np.concatenate([*seen, [0.0]])
+    low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
+    span = max(high - low, 1e-6)
+    axis.set(xlim=(-most, most), ylim=(low - 0.05 * span, high + 0.5 * span))
+    whole.axhline(0, color="0.7", lw=0.5)
+    whole.set(xlim=(-np.pi, np.pi), yticks=[])
+    whole.set_xticks([-np.pi, 0, np.pi], ["-pi", "0", "pi"], fontsize="x-small")
 
 
 def around_the_circle(
@@ -330,6 +348,7 @@ def around_the_circle(
         for of, time, angles, g in curves:
             if of == name:
                 axis.plot(angles, g, color=colours[round(time)])
+        _magnify(axis, min(max(0.6, 2 * of_zeta), np.pi))
         for angle, colour in ((0.0, "C0"), (of_zeta, "C3"), (-of_zeta, "C3")):
             axis.axvline(angle, color=colour, ls=":", lw=1)
         axis.axhline(0, color="0.7", lw=0.8)

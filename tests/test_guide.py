@@ -51,7 +51,12 @@ def test_a_run_of_ones_own_problem_is_read(folder):
     command = [sys.executable, "-m", "analysis.measure", "norms", "run"]
     for asked, status in (({}, 2), ({"LR_ORDER_JAX_PROBLEMS": "probes"}, 0)):
         done = subprocess.run(
-            command, cwd=folder, env=environment | asked, capture_output=True, text=True, check=False
+            command,
+            cwd=folder,
+            env=environment | asked,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == status, done.stderr
         assert ("LR_ORDER_JAX_PROBLEMS=probes in" in done.stderr) == (status == 2)

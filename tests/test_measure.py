@@ -354,7 +354,7 @@ def test_checkpoints_that_the_run_removes_are_left_out(run, tmp_path, capsys):
     assert capsys.readouterr().err == f"{gone}; left out\n"
     with pytest.raises(LookupError, match=gone):
         measure.norms(live, steps=[first, rest[-1]])
-    assert len(figure2.curves_of(live)) < len(figure2.curves_of(run))
+    assert len(figure2.curves_of(live)[0]) < len(figure2.curves_of(run)[0])
     found = measure.interpolation(live, points=2)
     assert found.attrs["variant"] == f"on lines from step {rest[0]}"
     assert found["checkpoint"].values.tolist() == rest[1:]

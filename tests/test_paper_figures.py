@@ -113,7 +113,7 @@ def test_an_unfinished_run_says_so(runs, tmp_path, capsys, points, annealed):
         assert "nan" not in told
         assert "(not finished)" in told
     folder = unfinished(runs / "scaling", tmp_path / "study", 1)
-    with pytest.raises(ValueError, match="is not finished: there are no final errors yet"):
+    with pytest.raises(ValueError, match="has fewer than two final errors of L-S yet"):
         theorem_scaling.main(folder)
 
 

@@ -59,6 +59,7 @@ from lr_order_jax.problems import synthetic
 from lr_order_jax.problems.synthetic import Examples
 
 TWO_PI = 2 * np.pi
+MOST_GAMMA0 = 3  # margins alone then make a cosine of 0.9
 
 
 class Sample(NamedTuple):
@@ -102,6 +103,11 @@ class LazyLimit(synthetic.Synthetic):
     @classmethod
     def build(cls, section: Any) -> "LazyLimit":
         section = synthetic.resolve(section)
+        if section.gamma0 > MOST_GAMMA0:
+            raise ConfigError(
+                f"config.gamma0 = {section.gamma0:g}: must be at most {MOST_GAMMA0} for "
+                "lazy_limit, whose series converges slowly where all examples of a label are alike"
+            )
         if section.flow_step == 0:
             return cls(section)
         # Steps of twice this size would make the common mode of the three directions oscillate.
@@ -130,8 +136,9 @@ class LazyLimit(synthetic.Synthetic):
 
     @property
     def terms(self) -> int:
-        """J: cosines between different examples are of order d^-1/2."""
-        return series_length(min(6 * self.fields.d**-0.5, 0.99))
+        """J: cosines between different examples are of order d^-1/2, beside that of the margins."""
+        of_margins = self.fields.gamma0**2 / (1 + self.fields.gamma0**2)
+        return series_length(min(of_margins + 6 * self.fields.d**-0.5, 0.99))
 
     def make_data(self, key, shared) -> Sample:
         sample = synthetic.make_data(self.fields, key)
