@@ -14,10 +14,20 @@ from lr_order_jax import figures, results
 
 def main(nets_folder: pathlib.Path, limit_folder: pathlib.Path) -> int:
     nets, limit = (results.read_results(folder) for folder in (nets_folder, limit_folder))
+    told = "do not fit together, see configs/width.py"
+    for name, of_run, problem, dims in (
+        ("NETS", nets, "two_layer", {"seed", "m_v", "eta_init"}),
+        ("LIMIT", limit, "lazy_limit", {"seed", "eta_init"}),
+    ):
+        if of_run.attrs["problem"] != problem or not dims <= set(of_run["status"].dims):
+            named = ", ".join(sorted(dims))
+            raise ValueError(f"{told} ({name} must be a run of {problem} along {named})")
     try:
         gaps = results.limit_gaps(nets, limit)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"do not fit together, see configs/width.py ({error})") from None
+    except KeyError:
+        raise ValueError(f"{told} (LIMIT lacks an initial rate of NETS)") from None
+    except ValueError as error:
+        raise ValueError(f"{told} ({error})") from None
     print("      m_v  initial rate  gap (of the limit's largest |D|)  saturation")
     for width in gaps["m_v"].values:
         for rate in gaps["eta_init"].values:

@@ -704,10 +704,11 @@ def file_name(name: str, options: Mapping[str, Any]) -> str:
 def main(folder: pathlib.Path, name: str, options: Mapping[str, Any]) -> int:
     measured = MEASURES[name](load(folder), **options)
     results.print_table(results.measured_table(measured))
-    (folder / "analysis").mkdir(exist_ok=True)
     stem = file_name(name, options)
     path = folder / "analysis" / f"{stem}.nc"
-    results.write_results(measured, path)
+    with script.writing(path):
+        path.parent.mkdir(exist_ok=True)
+        results.write_results(measured, path)
     print(f"measured: {path}")
     script.save_figure(figures.measured(measured), folder, stem)
     return 0

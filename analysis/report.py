@@ -398,7 +398,8 @@ def report(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
         parts=parts, resources=resources, script=made, switches=switches, panels=panels,
         version=__version__, same_fields=_same_fields(parts),
     )  # fmt: skip
-    results.write_aside(out, lambda aside: aside.write_text(page))
+    with script.writing(out):
+        results.write_aside(out, lambda aside: aside.write_text(page))
 
 
 def _same_fields(parts: Sequence[Part]) -> set[str]:

@@ -1,10 +1,13 @@
 """What the scripts share: directories in, one line and exit status 2 where they cannot serve."""
 
 import argparse
+import contextlib
+import errno
 import functools
+import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import xarray as xr
@@ -30,6 +33,24 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"error: {message} (--help tells more)", file=sys.stderr)
         sys.exit(2)
+
+
+class NotWritten(Exception):
+    """A file cannot be written; its cause is the OSError."""
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Where a file is written: an OSError there is `NotWritten`, told as such."""
+    try:
+        yield
+    except OSError as error:
+        told = error.strerror or error
+        raise NotWritten(f"{error.filename or path}: cannot be written ({told})") from error
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""A disk that is full or fails, where others are a wrong place to write to."""
 
 
 class Compared(NamedTuple):
@@ -59,7 +80,8 @@ def paper_figure(
     import matplotlib
 
     folder = run.workdir / "figures"
-    folder.mkdir(exist_ok=True)
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
     with matplotlib.rc_context(SMALL_TYPE):
         figure = draw()
         wide, high = figure.get_size_inches()
@@ -68,7 +90,8 @@ def paper_figure(
             path = folder / f"{name}.{form}"
             dated = {"metadata": {"CreationDate": None}} if form == "pdf" else {}
             write = functools.partial(figure.savefig, dpi=300, format=form, **dated)
-            results.write_aside(path, write)
+            with writing(path):
+                results.write_aside(path, write)
             print(f"figure: {path}")
     lines = [f"Data: {results.title_of(run.dataset)}, by `{run.command}`", ""]
     if not run.dataset.attrs["complete"]:
@@ -77,7 +100,8 @@ def paper_figure(
     lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", remark] if remark else []
     text = "\n".join(lines) + "\n"
-    results.write_aside(folder / f"{name}.md", lambda aside: aside.write_text(text))
+    with writing(path := folder / f"{name}.md"):
+        results.write_aside(path, lambda aside: aside.write_text(text))
     print(text, end="")
 
 
@@ -101,8 +125,9 @@ def need_arms(dataset: xr.Dataset, arms: Sequence[str]) -> None:
 def save_figure(figure: Any, folder: pathlib.Path, name: str) -> None:
     """Writes a figure beside those of a run, and says where."""
     path = folder / "figures" / f"{name}.png"
-    path.parent.mkdir(exist_ok=True)
-    figures.save(figure, path)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        figures.save(figure, path)
     print(f"figure: {path}")
 
 
@@ -124,14 +149,27 @@ def run(usage: str, count: int, body: Callable[..., int]) -> None:
 def told(folders: Sequence[pathlib.Path], body: Callable[[], int]) -> NoReturn:
     """Exits with the status that body() returns.
 
-    A file that cannot be read (OSError) and results that do not fit (the other errors below) are
-    told in one line.
+    A file that cannot be read (OSError) or written and results that do not fit (the other errors
+    below) are told in one line, with status 2; a disk that is full or fails, with status 1.
     """
+    status = 2
     try:
-        sys.exit(body())
+        status_of_body = body()
+        sys.stdout.flush()
+        sys.exit(status_of_body)
+    except NotWritten as error:
+        line = str(error)
+        status = 1 if getattr(error.__cause__, "errno", None) in FULL else 2
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still buffered
+        sys.exit(0)
     except OSError as error:
-        line = f"{error.filename or folders[0]}: cannot be read ({error.strerror or error})"
+        if error.errno in FULL and error.filename is None:  # our own output
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            line, status = f"stdout: cannot be written ({error.strerror})", 1
+        else:
+            line = f"{error.filename or folders[0]}: cannot be read ({error.strerror or error})"
     except (ConfigError, KeyError, TypeError, ValueError, NoCheckpoint) as error:
         line = f"{' '.join(map(str, folders))}: {error.args[0] if error.args else error}"
     print(f"error: {line}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

@@ -5,18 +5,19 @@ swept axes alone: a finished run is extended by running what is new elsewhere, a
 No member is computed again, and none is changed.
 """
 
+import contextlib
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from lr_order_jax import directory, figures, results
-from lr_order_jax.fields import ConfigError
+from lr_order_jax import directory, figures, results, verify
+from lr_order_jax.fields import ConfigError, in_one_line
 from lr_order_jax.spec import difference
 from lr_order_jax.stored import StoredRun
 
@@ -24,24 +25,28 @@ MOST_TOLD = 10  # members that are missing, named
 
 
 def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.Dataset:
-    """Joins finished parts and writes DIR/results.nc, metrics.jsonl, config.json and figures.
+    """Joins finished parts and writes DIR/config.json, metrics.jsonl, results.nc and figures.
 
-    The checkpoints stay where they are; `config.json` names the parts.
+    The checkpoints stay where they are; `config.json` names the parts, and is written first: a
+    merge that was cut off is done again by the same call.
 
     Args:
       workdirs: directories of runs; which part each is, is read from its results.
-      out: a directory that is new or empty.
+      out: a directory that is new or empty, or holds a merge of the same parts.
 
     Returns:
       The results of all members.
 
     Raises:
       ConfigError: if a part is unfinished, damaged or of another config, if two disagree on a
-        member, or if members of the grid that they span are missing: these are named.
+        member, if members of the grid that they span are missing (these are named), or if `out`
+        cannot serve. Nothing is written.
+      OSError: if a file cannot be written.
     """
-    runs = [StoredRun(workdir) for workdir in workdirs]
     out = pathlib.Path(out)
+    runs = [_open(pathlib.Path(workdir)) for workdir in workdirs]
     parts = [_read(run) for run in runs]
+    lines = dict.fromkeys(itertools.chain.from_iterable(map(_lines, runs, parts)))
     dims = [str(dim) for dim in parts[0]["status"].dims]
     what = _common(runs, parts, dims)
     whole = join(parts, dims)
@@ -53,28 +58,78 @@ def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.D
     if difference(what, asked := runs[0].config["what"]) == "":
         what = asked  # as it was resolved, to the letter
     whole.attrs["config"] = json.dumps(what, sort_keys=True)
-    with directory.held(out):
-        if (out / "config.json").exists():
-            raise ConfigError(f"--out={out}: holds a run, give an empty or new directory")
-        lines = dict.fromkeys(
-            itertools.chain.from_iterable(
-                (run.workdir / "metrics.jsonl").read_text().splitlines() for run in runs
-            )
-        )
-        text = "".join(f"{line}\n" for line in lines)
+    names = _figures_of(runs[0])
+    config = {
+        **runs[0].config,
+        "what": what,
+        "how": {**runs[0].config["how"], "shard": None},
+        "audit": [],  # each part has its own members
+        "merged": [os.path.relpath(run.workdir, out) for run in runs],
+        "sessions": [session for run in runs for session in run.config["sessions"]],
+    }
+    text = "".join(f"{line}\n" for line in lines)
+    with _held(out, config):
+        results.write_json(config, out / "config.json")
         results.write_aside(out / "metrics.jsonl", lambda aside: aside.write_text(text))
         results.write_results(whole, out / "results.nc")
-        config = {
-            **runs[0].config,
-            "what": what,
-            "how": {**runs[0].config["how"], "shard": None},
-            "audit": [],  # each part has its own members
-            "merged": [os.path.relpath(run.workdir, out) for run in runs],
-            "sessions": [session for run in runs for session in run.config["sessions"]],
-        }
-        results.write_json(config, out / "config.json")
-        figures.draw(whole, runs[0].problem.figures, out / "figures")
+        figures.draw(whole, names, out / "figures")
     return whole
+
+
+@contextlib.contextmanager
+def _held(out: pathlib.Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Holds the directory of the whole, as `directory.held` does, if nothing else is in it.
+
+    Raises:
+      ConfigError: if it holds anything but what a merge of the same parts has written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(directory.held(out))
+        except ConfigError as error:
+            raise ConfigError(f"--out={str(error).removeprefix('--workdir=')}") from None
+        try:
+            stored = directory.read_config(out)
+            others = [path.name for path in out.iterdir() if not _is_left(path.name)]
+        except OSError as error:
+            told = f"--out={out}: cannot be read ({error.strerror or error})"
+            raise ConfigError(told) from None
+        if not stored and others:
+            raise ConfigError(f"--out={out}: holds other files, give an empty or new directory")
+        if stored and "merged" not in stored:
+            raise ConfigError(f"--out={out}: holds a run, give an empty or new directory")
+        if stored and stored["merged"] != config["merged"]:
+            raise ConfigError(
+                f"--out={out}: holds a merge of other parts or in another order "
+                f"({stored['merged']}), give an empty or new directory"
+            )
+        if stored and (told := difference(stored["what"], config["what"])):
+            raise ConfigError(f"--out={out}: holds a merge of another config: {told}")
+        yield
+
+
+def _is_left(name: str) -> bool:
+    """Whether a file is what a merge leaves that is cut off before anything was whole."""
+    return name == ".lock" or (name.startswith(".") and name.endswith(".writing"))
+
+
+def _open(workdir: pathlib.Path) -> StoredRun:
+    try:
+        return StoredRun(workdir)
+    except (FileNotFoundError, NotADirectoryError):
+        told = f"{workdir}: is not the directory of a run (no config.json)"
+    except OSError as error:
+        told = f"{workdir / 'config.json'}: cannot be read ({error.strerror or error})"
+    raise ConfigError(told)
+
+
+def _figures_of(run: StoredRun) -> Sequence[str]:
+    """Names of the figures that the problem of a run draws."""
+    try:
+        return run.problem.figures
+    except Exception as error:  # a problem of the user's own can raise anything
+        told = error if isinstance(error, ConfigError) else in_one_line(error)
+        raise ConfigError(f"{run.workdir}: its problem cannot be built ({told})") from None
 
 
 def _read(run: StoredRun) -> xr.Dataset:
@@ -84,17 +139,37 @@ def _read(run: StoredRun) -> xr.Dataset:
         raise ConfigError(
             f"{run.workdir}: holds several programs, merge the directories of each program"
         )
-    if not path.exists():
-        raise ConfigError(f"{run.workdir}: has no results.nc yet")
+    check = f"see --check={run.workdir}"
     try:
         dataset, told = results.read_with_digest(path)
+        is_whole = told == results.digest(dataset)
+        of_config = difference(run.config["what"], results.config_of(dataset)) if is_whole else ""
+    except FileNotFoundError:
+        raise ConfigError(f"{run.workdir}: has no results.nc yet") from None
     except Exception as error:  # whatever a damaged file makes HDF5 or xarray raise
-        raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
-    if told != results.digest(dataset):
-        raise ConfigError(f"{path}: does not match its digest, see --check={run.workdir}")
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}), {check}") from None
+    if not is_whole:
+        raise ConfigError(f"{path}: does not match its digest, {check}")
+    if of_config:
+        raise ConfigError(f"{path}: is of another config than config.json, {check}")
     if not dataset.attrs["complete"]:
         raise ConfigError(f"{run.workdir}: is unfinished, run its command again")
     return dataset
+
+
+def _lines(run: StoredRun, dataset: xr.Dataset) -> list[str]:
+    """The lines of a part's metrics.jsonl, each compared with its results."""
+    path = run.workdir / "metrics.jsonl"
+    check = f"see --check={run.workdir}"
+    try:
+        text = path.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: is missing, {check}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
+    for line in verify.wrong_lines(text, dataset):
+        raise ConfigError(f"{path}: is damaged ({line}), {check}")
+    return text.splitlines()
 
 
 def _common(

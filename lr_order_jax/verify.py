@@ -314,14 +314,15 @@ def _metrics(
     if dataset is None:
         return
     whole = content[: max(metrics_bytes, content.rfind(b"\n") + 1)]  # the rest was being written
-    wrong = list(_wrong_lines(whole.decode(errors="replace"), dataset))
+    wrong = list(wrong_lines(whole.decode(errors="replace"), dataset))
     for line in results.first_of(wrong, MOST_TOLD, "lines are wrong"):
         report.wrong.append(f"metrics.jsonl: {line}")
     lines = content.count(b"\n")
     report.found.append(f"metrics.jsonl: {lines} records, compared with results.nc")
 
 
-def _wrong_lines(text: str, dataset: xr.Dataset) -> Iterator[str]:
+def wrong_lines(text: str, dataset: xr.Dataset) -> Iterator[str]:
+    """What is wrong with the lines of a metrics.jsonl, beside its results."""
     clock = results.clock_of(dataset)
     dims = [str(dim) for dim in dataset["step"].dims]
     along = {dim: [str(n) for n, c in dataset.coords.items() if c.dims == (dim,)] for dim in dims}

@@ -1,6 +1,10 @@
 """Parts of a grid: shards and extensions are joined into what one run would have written."""
 
+import errno
 import json
+import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -88,11 +92,13 @@ def test_what_cannot_be_merged_is_told(tiny, make, tmp_path):
         merge([first, records], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     changed = results.read_results(first)
-    changed["train_loss"] += 0.5
+    changed["train_loss"] = changed["train_loss"] * 0 + 0.5
     again = tmp_path / "again"
     again.mkdir()
-    for name in ("config.json", "metrics.jsonl"):
-        (again / name).write_bytes((first / name).read_bytes())
+    shutil.copy(first / "config.json", again)
+    lines = map(json.loads, (first / "metrics.jsonl").read_text().splitlines())
+    text = "".join(f"{json.dumps(line | {'train_loss': 0.5})}\n" for line in lines)
+    (again / "metrics.jsonl").write_text(text)
     results.write_results(changed, again / "results.nc")
     with pytest.raises(ConfigError, match=r"disagree .*'train_loss'"):
         merge([first, again], tmp_path / "out")
@@ -147,14 +153,118 @@ def test_every_member_is_in_one_shard():
                     assert all(cut.stop > cut.start for cut in cuts)
 
 
+@pytest.fixture
+def two(tiny, make, tmp_path):
+    """Copies of two parts, to be spoilt."""
+    return [
+        pathlib.Path(shutil.copytree(make(tiny, f"{i}of2", shard=f"{i}/2"), tmp_path / f"part{i}"))
+        for i in (1, 2)
+    ]
+
+
+def make_a_file(part):
+    shutil.rmtree(part)
+    part.write_text("")
+
+
+def make_config_a_directory(part):
+    (part / "config.json").unlink()
+    (part / "config.json").mkdir()
+
+
+def change_a_value(part):
+    path = part / "metrics.jsonl"
+    first, *rest = path.read_text().splitlines()
+    changed = json.dumps(json.loads(first) | {"train_loss": 7.0})
+    path.write_text("\n".join([changed, *rest, ""]))
+
+
+def name_another_problem(part):
+    """In both files, as where its module cannot be imported here."""
+    config = json.loads((part / "config.json").read_text())
+    config["what"]["problem"] = "nowhere:Problem"
+    (part / "config.json").write_text(json.dumps(config))
+    dataset = results.read_results(part)
+    dataset.attrs["config"] = json.dumps(config["what"])
+    results.write_results(dataset, part / "results.nc")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (make_a_file, "part1: is not the directory of a run"),
+        (make_config_a_directory, r"part1.config\.json: cannot be read \(Is a directory\)"),
+        (change_a_value, r"part1.metrics\.jsonl: is damaged \(line 1 has train_loss = 7.0, .*"),
+        (lambda p: os.truncate(p / "metrics.jsonl", 900), r"damaged \(line .*see --check=.*part1"),
+        (lambda p: (p / "metrics.jsonl").write_bytes(b"\xff\n\x80"), "line 1 is no record"),
+        (lambda p: (p / "metrics.jsonl").unlink(), r"part1.metrics\.jsonl: is missing"),
+        (name_another_problem, "part1: its problem cannot be built .*nowhere"),
+    ],
+)
+def test_a_part_that_is_spoilt_is_told_and_nothing_is_written(two, tmp_path, spoil, told):
+    for part in two[: 2 if spoil is name_another_problem else 1]:
+        spoil(part)
+    with pytest.raises(ConfigError, match=told):
+        merge(two, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_merge_that_was_cut_off_is_done_again(two, tmp_path, monkeypatch):
+    out, write = tmp_path / "out", results.write_results
+
+    def full(dataset, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(results, "write_results", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*results\.nc'"):
+        merge(two, out)
+    assert json.loads((out / "config.json").read_text())["merged"] == ["../part1", "../part2"]
+    monkeypatch.setattr(results, "write_results", write)
+    (out / ".results.nc.writing").touch()
+    with pytest.raises(ConfigError, match=r"--out=.*: holds a merge of other parts"):
+        merge(two[::-1], out)
+    whole = merge(two, out)
+    assert verify.verify(out).wrong == []
+    assert merge(two, out).identical(whole)
+
+
+def test_what_a_merge_would_overwrite_is_refused(two, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(two[0], out)
+    with pytest.raises(ConfigError, match=r"--out=.*: holds a run"):
+        merge(two, out)
+    (out / "config.json").unlink()  # all else of a run is there
+    with pytest.raises(ConfigError, match=r"--out=.*: holds other files"):
+        merge(two, out)
+    assert results.read_results(out).identical(results.read_results(two[0]))
+    with pytest.raises(ConfigError, match=r"--out=.*results\.nc: is not a directory"):
+        merge(two, out / "results.nc")
+    shutil.rmtree(out)
+    out.mkdir()
+    for name in (".lock", ".config.json.writing"):  # killed before anything was whole
+        (out / name).touch()
+    merge(two, out)
+
+
 @pytest.mark.slow
 def test_the_command(tiny, make, tmp_path):
     shards = [str(make(tiny, f"{i}of2", shard=f"{i}/2")) for i in (1, 2)]
-    command = [sys.executable, "-m", "analysis.merge", *shards, f"--out={tmp_path / 'out'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "12 members (4 seed x 3 eta_init) of 2 parts" in done.stdout
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --out=")
-    assert done.stderr.count("\n") == 1
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "analysis.merge", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    for _ in range(2):
+        done = call(*shards, f"--out={tmp_path / 'out'}")
+        assert done.returncode == 0, done.stderr
+        assert "12 members (4 seed x 3 eta_init) of 2 parts" in done.stdout
+    for arguments, told in (
+        ([*shards, "--out="], "error: --out= is empty"),
+        ([*shards, f"--out={shards[0]}"], "error: --out="),
+        ([*shards, f"--out={ROOT / 'README.md'}"], "error: --out="),
+        ([shards[0], f"--out={tmp_path / 'new'}"], "error: members are missing"),
+    ):
+        done = call(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(told)
+        assert done.stderr.count("\n") == 1
