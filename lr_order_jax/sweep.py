@@ -24,6 +24,9 @@ from lr_order_jax.problem import Data, Problem, TrimsData
 
 PyTree = Any
 
+MOST_TOLD = 12  # numbers of shards that are possible
+MOST_PARTS = 10_000  # near which they are looked for
+
 
 class Axis(NamedTuple):
     """A dimension of the grid: its name and the values of each of its fields along it."""
@@ -137,6 +140,20 @@ def ways_to_cut(sizes: Sequence[int], parts: int) -> list[tuple[int, ...]]:
     return sorted(ways, key=cost)
 
 
+def possible_parts(sizes: Sequence[int], near: int) -> list[int]:
+    """Numbers of parts into which dimensions of these sizes can be cut, those nearest to one.
+
+    Examples:
+        >>> possible_parts((4, 2), 7)
+        [1, 2, 3, 4, 6, 8]
+    """
+    most = min(math.prod(sizes), 2 * near)
+    found = {1}
+    for size in sizes:
+        found = {k * p for k in found for p in range(1, min(size, most // k) + 1)}
+    return sorted(sorted(found, key=lambda k: (abs(k - near), k))[:MOST_TOLD])
+
+
 def even_parts(count: int, parts: int) -> list[slice]:
     """range(count) cut into parts of nearly the same length."""
     ends = [count * i // parts for i in range(parts + 1)]
@@ -152,7 +169,10 @@ def _part(seeds: tuple[int, ...], axes: tuple[Axis, ...], shard: str):
         raise ConfigError(f"{told}: must be i/n with i from 1 to n")
     if not (ways := ways_to_cut(sizes, n)):
         most = " x ".join(str(size) for size in sizes if size > 1) or "1"
-        raise ConfigError(f"{told}: {most} members cannot be cut into {n} equal ways along axes")
+        can = ", ".join(map(str, possible_parts(sizes, min(n, MOST_PARTS))))
+        raise ConfigError(
+            f"{told}: {most} members cannot be cut into {n} equal ways along axes, n can be {can}"
+        )
     index = np.unravel_index(i - 1, ways[0])
     cuts = [even_parts(size, k)[j] for size, k, j in zip(sizes, ways[0], index, strict=True)]
     parts = zip(axes, cuts[1:], strict=True)

@@ -119,8 +119,8 @@ def test_what_cannot_be_merged_is_told(tiny, make, tmp_path):
     [
         ("5/4", "i from 1 to n"),
         ("0/4", "i from 1 to n"),
-        ("1/5", "4 x 3 members cannot be cut into 5"),
-        ("1/13", "cannot be cut"),
+        ("1/5", "4 x 3 members cannot be cut into 5 .*, n can be 1, 2, 3, 4, 6, 8, 9"),
+        ("1/13", "cannot be cut .*, n can be 1, 2, 3, 4, 6, 8, 9, 12"),
         ("one/4", "i from 1 to n"),
     ],
 )
@@ -139,6 +139,14 @@ def test_a_directory_of_another_shard_is_refused(tiny, make):
     values = {"eta_1": 0.2, "num_records": 3, "eta_init": RATES, "seeds": SEEDS}
     with pytest.raises(ConfigError, match="holds shard 1/4 of this config, not all members"):
         experiment.run(spec.parse(tiny(**values)), folder)
+
+
+def test_the_numbers_of_shards_that_are_told_are_possible():
+    for sizes, near in (((4, 2), 7), ((5, 6), 17), ((1000, 7), 6999), ((10**6, 9), 10_000)):
+        for count in (told := sweep.possible_parts(sizes, near)):
+            assert sweep.ways_to_cut(sizes, count)
+        assert len(told) <= sweep.MOST_TOLD
+    assert sweep.possible_parts((4, 2), 100) == [1, 2, 3, 4, 6, 8]
 
 
 def test_every_member_is_in_one_shard():
