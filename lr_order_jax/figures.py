@@ -299,7 +299,7 @@ def limit_gap(nets: xr.Dataset, limit: xr.Dataset) -> Any:
 
 def _magnify(axis: Any, most: float) -> None:
     """Shows the curves of an axis for |x| <= most, and all of them in an inset above."""
-    whole = axis.inset_axes((0.3, 0.72, 0.4, 0.26))
+    whole = axis.inset_axes((0.25, 0.74, 0.5, 0.24))
     seen = []
     for line in axis.lines:
         angles, values = (np.asarray(part) for part in line.get_data())
@@ -308,7 +308,7 @@ def _magnify(axis: Any, most: float) -> None:
     shown = np.concatenate([*seen, [0.0]])
     low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
     span = max(high - low, 1e-6)
-    axis.set(xlim=(-most, most), ylim=(low - 0.05 * span, high + 0.5 * span))
+    axis.set(xlim=(-most, most), ylim=(low - 0.05 * span, high + 0.8 * span))
     whole.axhline(0, color="0.7", lw=0.5)
     whole.set(xlim=(-np.pi, np.pi), yticks=[])
     whole.set_xticks([-np.pi, 0, np.pi], ["-pi", "0", "pi"], fontsize="x-small")

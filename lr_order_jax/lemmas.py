@@ -1,8 +1,9 @@
-"""The lemmas of sections 4 and 5 on the results of a run: what was measured beside its scale.
+"""Theorems 3.4 and 3.5 and the lemmas of sections 4 and 5 on the results of a run: what was
+measured beside its scale.
 
 The lemmas give orders of magnitude: constants and logarithms of d are hidden. In the scales they
 are taken as 1, so a ratio of measured to predicted that stays bounded as d grows is what a lemma
-claims, not one near 1. All bound from above but Lemma 5.3, whose ||alpha|| is bounded from below.
+claims, not one near 1. All bound from above but Theorem 3.5 and the ||alpha|| of Lemma 5.3.
 Times are flow times (learning rate x steps).
 
 epsilon_1 is the field of that name, or, in a run annealed by its flow time, what it would have
@@ -59,6 +60,8 @@ class Scale(NamedTuple):
 
 
 SCALES = {
+    "error_3_4": Scale("<=", "p kappa log(1/epsilon_1)"),
+    "error_3_5": Scale(">=", "p"),
     "time_4_1": Scale("<=", "d/epsilon_1"),
     "signal_4_1": Scale("<=", "d log^2(1/epsilon_1)"),
     "difference_4_2": Scale("<=", "r^2/lambda"),
@@ -118,6 +121,8 @@ def scales(dataset: xr.Dataset) -> xr.Dataset:
     epsilon_2s = xr.full_like(q, stop) if stop > 0 else both
     one = xr.ones_like(q)
     values = {
+        "error_3_4": p * (d / n) ** 0.5 * np.log(1 / epsilon_1),
+        "error_3_5": p,
         "time_4_1": d / epsilon_1,
         "signal_4_1": d * np.log(1 / epsilon_1) ** 2,
         "difference_4_2": one * (r**2 / lam if lam else math.inf),
@@ -155,6 +160,8 @@ def _silent(dataset: xr.Dataset, values: Mapping[str, xr.DataArray]) -> dict[str
     for name in ("loss_4_3", "loss_4_4", "loss_5_1"):
         if mean[name] >= math.log(2):
             found[name] = "above log 2"
+    if mean["error_3_4"] >= 0.5:
+        found["error_3_4"] = "above one half"
 
     def prescribed(which, name, why):
         count = int(which.sum())
@@ -197,17 +204,24 @@ def _by_loss(
 
 
 def measured(dataset: xr.Dataset) -> list[tuple[str, str, xr.DataArray, str]]:
-    """What the lemmas speak of: (lemma, quantity, values over `seed`, name of its scale).
+    """What is claimed: (theorem or lemma, quantity, values over `seed`, name of its scale).
 
-    Lemmas 4.1 to 4.4 of the first L-S column, 5.1 to 5.3 of the first S column, further axes at
-    their first value; only what the run has probes for.
+    Theorem 3.4 and Lemmas 4.1 to 4.4 of the first L-S column, Theorem 3.5 and Lemmas 5.1 to 5.3 of
+    the first S column, further axes at their first value; only what the run has recorded.
     """
     predicted = scales(dataset)
     dataset = results.at_first_value(dataset, (results.rate_dim(dataset),))
     large, small = _columns(dataset)
     of_l, of_s = (dataset.isel(of).reset_coords(drop=True) for of in (large, small))
     time, annealed = dataset["flow_time"], of_l["annealed_at"]
-    found = [("4.1", "time of annealing", annealed, "time_4_1")]
+    found = []
+    for theorem, of, column in (("3.4", "L-S", large), ("3.5", "S", small)):
+        scale = f"error_{theorem.replace('.', '_')}"
+        for name, told in (("test_error", "test error"), ("test_loss", "test loss")):
+            if name in dataset:  # the first versions did not record the loss
+                value = results.final(dataset, name).isel(column)
+                found.append((theorem, f"{told} of {of} at the end", value, scale))
+    found.append(("4.1", "time of annealing", annealed, "time_4_1"))
 
     def signal(of_arm):
         return of_arm["signal_squared_w"] + of_arm["signal_squared_v"]
@@ -282,7 +296,16 @@ def lemma_table(dataset: xr.Dataset) -> results.Table:
         rows.append((lemma, told, *numbers, formula, silent))
     return results.Table(
         f"{results.title_of(dataset)}: {dataset.sizes['seed']} seeds, mean +- standard error",
-        ("lemma", "quantity", "measured", "claim", "scale", "ratio", "scale is", "says nothing"),
+        (
+            "statement",
+            "quantity",
+            "measured",
+            "claim",
+            "scale",
+            "ratio",
+            "scale is",
+            "says nothing",
+        ),
         rows,
         remarks,
     )

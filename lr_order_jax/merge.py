@@ -69,7 +69,7 @@ def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.D
     }
     text = "".join(f"{line}\n" for line in lines)
     with _held(out, config):
-        results.write_json(config, out / "config.json")
+        directory.write_whole_config(config, out)
         results.write_aside(out / "metrics.jsonl", lambda aside: aside.write_text(text))
         results.write_results(whole, out / "results.nc")
         figures.draw(whole, names, out / "figures")

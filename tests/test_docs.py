@@ -37,7 +37,7 @@ def test_every_module_is_in_the_reference():
     files = [p for folder in ("lr_order_jax", "analysis") for p in (ROOT / folder).rglob("*.py")]
     names = {str(p.relative_to(ROOT).with_suffix("")).replace("/", ".") for p in files}
     names = {name.removesuffix(".__init__") for name in names}
-    packages = {"lr_order_jax.data", "lr_order_jax.models", "lr_order_jax.problems"}
+    packages = {"analysis", "lr_order_jax.data", "lr_order_jax.models", "lr_order_jax.problems"}
     small = {"lr_order_jax.main", "lr_order_jax.data.images", "analysis.patch_picture"}
     benchmarks = {name for name in names if name.startswith("analysis.benchmarks")}
     assert told == names - packages - small - benchmarks

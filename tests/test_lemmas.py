@@ -31,6 +31,8 @@ def test_the_scales_are_those_of_the_lemmas(run):
     epsilon_2s = float(seed["train_loss"].isel(flow_time=-1).max())
     q, p = float(seed["q"]), float(seed["p"])
     wanted = {
+        "error_3_4": p * math.sqrt(d / n) * math.log(1 / epsilon_1),
+        "error_3_5": p,
         "time_4_1": d / epsilon_1,
         "signal_4_1": d * math.log(1 / epsilon_1) ** 2,
         "difference_4_2": r**2 / lam,
@@ -51,7 +53,7 @@ def test_the_scales_are_those_of_the_lemmas(run):
     for name, value in wanted.items():
         assert float(scales[name][0]) == pytest.approx(value, rel=1e-6), name
     lower = [name for name, scale in scales.items() if scale.attrs["relation"] == ">="]
-    assert lower == ["alpha_5_3"]
+    assert lower == ["error_3_5", "alpha_5_3"]
 
 
 def test_what_a_scale_cannot_tell(run):
@@ -88,7 +90,10 @@ def test_what_a_scale_cannot_tell(run):
 def test_every_lemma_is_measured_and_told(run):
     folder, ds = run
     found = lemmas.measured(ds)
-    assert {lemma for lemma, *_ in found} == {"4.1", "4.2", "4.3", "4.4", "5.1", "5.2", "5.3"}
+    theorems, of_lemmas = {"3.4", "3.5"}, {"4.1", "4.2", "4.3", "4.4", "5.1", "5.2", "5.3"}
+    assert {statement for statement, *_ in found} == theorems | of_lemmas
+    old = lemmas.measured(ds.drop_vars(["test_loss", "test_loss_p_only"]))
+    assert len(old) == len(found) - 2  # of a run of a former version
     by_name = {told: values for _, told, values, _ in found}
     large, small = ds.sel(eta_init=0.2), ds.sel(eta_init=0.05)
     np.testing.assert_allclose(by_name["time of annealing"], 5.0)
@@ -119,7 +124,7 @@ def test_further_axes_and_zipped_ones_are_no_hindrance(tmp_path):
     values = dict(load_config("lemmas", "smoke").items()) | changes | {"num_records": 2}
     ds = experiment.run(spec.parse(values), tmp_path / "zipped")
     assert (tmp_path / "zipped" / "figures" / "lemmas.png").exists()
-    assert len(lemmas.lemma_table(ds).rows) >= 14
+    assert len(lemmas.lemma_table(ds).rows) >= 18
     values |= {"zipped": (), "m_v": (32, 64)}
     whole = study.run(spec.parse_study(values), tmp_path / "both")
     first = results.read_results(tmp_path / "both" / "m_v=32")

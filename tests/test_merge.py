@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 import lr_order_jax
-from lr_order_jax import experiment, results, spec, sweep, verify
+from lr_order_jax import directory, experiment, results, spec, sweep, verify
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.merge import merge
 
@@ -189,9 +189,9 @@ def change_a_value(part):
 
 def name_another_problem(part):
     """In both files, as where its module cannot be imported here."""
-    config = json.loads((part / "config.json").read_text())
+    config = directory.read_whole_config(part)
     config["what"]["problem"] = "nowhere:Problem"
-    (part / "config.json").write_text(json.dumps(config))
+    directory.write_whole_config(config, part)
     dataset = results.read_results(part)
     dataset.attrs["config"] = json.dumps(config["what"])
     results.write_results(dataset, part / "results.nc")

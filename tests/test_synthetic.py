@@ -217,6 +217,7 @@ def test_the_mixture_error_weighs_the_groups():
         "loss": jnp.array([1.0, 4.0, 9.0]),
         "count": jnp.array([1.0, 2.0, 3.0]),
         "wrong": jnp.array([10.0, 20.0, 40.0]),
+        "test_loss": jnp.array([50.0, 60.0, 70.0]),
         "num_test": jnp.float32(100),
         "loss_of_r": jnp.float32(8.0),
     }
@@ -224,6 +225,8 @@ def test_the_mixture_error_weighs_the_groups():
     assert float(out["train_loss"]) == pytest.approx(14 / 6)
     assert float(out["train_loss_q_only"]) == pytest.approx(2.0)
     assert float(out["test_error"]) == pytest.approx(0.1 * 0.1 + 0.3 * 0.2 + 0.6 * 0.4)
+    assert float(out["test_loss"]) == pytest.approx(0.1 * 0.5 + 0.3 * 0.6 + 0.6 * 0.7)
+    assert float(out["test_loss_p_only"]) == pytest.approx(0.5)
     assert float(out["second_difference"]) == 2.0 + 5.0 - 2 * 1.0
     assert float(out["train_loss_on_m2"]) == pytest.approx((4 + 9) / 5)
     assert float(out["train_loss_of_r_on_m1"]) == pytest.approx(8 / 4)

@@ -179,6 +179,9 @@ def test_other_structures_against_numpy(tiny, structure):
     for name, of_pattern in (("p_only", (x1, none)), ("q_only", (none, x2)), ("both", (x1, x2))):
         out, _ = numpy_gradient(structure, w, v, u, *of_pattern, y)
         assert float(values[f"test_error_{name}"]) == pytest.approx(np.mean(y * out <= 0))
+        if name == "p_only":
+            wanted = np.log1p(np.exp(-y * out)).mean()
+            assert float(values["test_loss_p_only"]) == pytest.approx(wanted, rel=1e-5)
     r_and_g = [numpy_gradient(structure, w, v, u, *of, y)[0] for of in ((x1, none), (none, x2))]
     whole = numpy_gradient(structure, w, v, u, x1, x2, y)[0]
     assert np.allclose(sum(r_and_g), whole) == (structure == "convolution")
@@ -250,6 +253,10 @@ def test_evaluation_against_numpy(tiny, representation):
     r, g, y = outputs(data.test)
     for name, f in (("p_only", r), ("q_only", g), ("both", r + g)):
         assert out[f"test_error_{name}"] == pytest.approx(np.mean(y * f <= 0), abs=1e-6)
+    share = problem.fields.p0, problem.fields.q0, 1 - problem.fields.p0 - problem.fields.q0
+    losses = [np.log1p(np.exp(-y * f)).mean() for f in (r, g, r + g)]
+    assert out["test_loss"] == pytest.approx(np.dot(share, losses), rel=1e-5)
+    assert out["test_loss_p_only"] == pytest.approx(losses[0], rel=1e-5)
     second_difference = g3[1] + g3[2] - 2 * g3[0]
     assert abs(second_difference) > 0.01
     assert out["second_difference"] == pytest.approx(second_difference, rel=1e-5)

@@ -146,6 +146,8 @@ VARIABLES = {
     "test_error_p_only": Variable("test error, P-only examples"),
     "test_error_q_only": Variable("test error, Q-only examples"),
     "test_error_both": Variable("test error, examples with both patterns"),
+    "test_loss": Variable("test loss of the mixture"),
+    "test_loss_p_only": Variable("test loss, P-only examples"),
     "train_loss_on_m2": Variable("training loss, examples with a Q pattern (Lemma 5.1)"),
     "train_loss_of_r_on_m1": Variable(
         "training loss of r alone, examples with a P pattern (Lemma 4.4)"
@@ -344,15 +346,20 @@ def count_errors(r, g, f, y):
     return jnp.stack([jnp.sum(~(y * out > 0), dtype=jnp.float32) for out in (r, g, f)])
 
 
+def test_loss_sums(r, g, f, y):
+    """Sums of the loss with P alone, Q alone and both patterns, from r(x1), g(x2), f(x): (3,)."""
+    return jnp.stack([jnp.sum(logistic_loss(out, y)) for out in (r, g, f)])
+
+
 def summarize(section: SyntheticFields, sums: Mapping[str, Any], g) -> dict[str, jax.Array]:
     """The contract's variables from sums over the examples and g at the three directions.
 
-    The test error of the mixture weighs the groups by their probabilities. The loss of a group
+    Test error and loss of the mixture weigh the groups by their probabilities. The loss of a group
     without training examples is NaN.
     """
     loss, count = sums["loss"], sums["count"]
     by_group = loss / count
-    error = sums["wrong"] / sums["num_test"]
+    error, test_loss = (sums[name] / sums["num_test"] for name in ("wrong", "test_loss"))
     share = jnp.array([section.p0, section.q0, 1 - section.p0 - section.q0])
     losses = {f"train_loss_{name}": by_group[i] for i, name in enumerate(GROUPS)}
     errors = {f"test_error_{name}": error[i] for i, name in enumerate(GROUPS)}
@@ -362,6 +369,8 @@ def summarize(section: SyntheticFields, sums: Mapping[str, Any], g) -> dict[str,
         "second_difference": second_difference(g),
         "test_error": jnp.sum(share * error),
         **errors,
+        "test_loss": jnp.sum(share * test_loss),
+        "test_loss_p_only": test_loss[0],
         "train_loss_on_m2": (loss[1] + loss[2]) / (count[1] + count[2]),
         "train_loss_of_r_on_m1": sums["loss_of_r"] / (count[0] + count[2]),
     }
@@ -532,10 +541,16 @@ class Synthetic:
         of_r, _ = group_loss_sums(r, own.train)
         r = self.test_r(*of_model)
         f = self.f(*of_model, own.test, r)
-        wrong = count_errors(r, self.g(*of_model, own.test), f, own.test.y)
+        on_test = r, self.g(*of_model, own.test), f, own.test.y
         num_test = jnp.float32(own.test.y.shape[0])
-        sums = {"loss": loss, "count": count, "wrong": wrong, "num_test": num_test}
-        return sums | {"loss_of_r": of_r[0] + of_r[2]}
+        return {
+            "loss": loss,
+            "count": count,
+            "loss_of_r": of_r[0] + of_r[2],
+            "wrong": count_errors(*on_test),
+            "test_loss": test_loss_sums(*on_test),
+            "num_test": num_test,
+        }
 
     def summarize(self, data, task, model, sums):
         g3 = self.g_of_directions(model.params, model.stats, data.own)
