@@ -79,6 +79,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         rest = flags.FLAGS(list(argv))
         if _CHECK.value is not None and (file or _WORKDIR.value is not None):
             raise ConfigError("--check: stands alone, without --config and --workdir")
+        if _CHECK.value == "":
+            raise ConfigError("--check= is empty: name the directory of a run")
         if _WORKDIR.value == "":
             raise ConfigError("--workdir= is empty: name a directory, or leave it out")
         if not file and _CHECK.value is None:
@@ -175,9 +177,14 @@ def _find_devices() -> None:
 
 
 def _continues(workdir: pathlib.Path) -> str:
-    """What the same command does after a run was cut off: of a study, a program may be saved."""
-    there = (path.name for part in ("", "*/") for path in workdir.glob(f"{part}checkpoints/*"))
-    saved = any(name.isdigit() for name in there)  # others were being written
+    """What the same command does after a run was cut off: of a study, a program may be saved. The
+    first process may be removing the directory: the others must not look."""
+    if not processes.is_first():
+        return "the same command continues"
+    saved = False
+    with contextlib.suppress(OSError):
+        there = (path.name for part in ("", "*/") for path in workdir.glob(f"{part}checkpoints/*"))
+        saved = any(name.isdigit() for name in there)  # others were being written
     return "the same command " + ("continues" if saved else "starts anew, nothing was saved yet")
 
 
@@ -190,7 +197,8 @@ def _run() -> None:
         cache.keep_programs()
         asked = processes.all_do(lambda: spec.parse_study(_CONFIG.value))
         how = dataclasses.asdict(asked.specs[0].how)  # where data lie may differ
-        processes.must_agree([__version__, asked.what, how], "the config")
+        config = {"version of lr_order_jax": __version__, **asked.what, **how}
+        processes.must_agree(config, "the config")
     except ConfigError as error:
         _refuse(error)
     name, _, variant = _config_file(sys.argv).partition(":")

@@ -46,6 +46,9 @@ SLURM = (
 WORDS_AT_ONCE = 2**24
 """Of 4 bytes, of what is exchanged: each device takes them twice, beside the members it has."""
 
+MOST_TOLD = 3
+"""Fields in which the configs of processes differ, named."""
+
 JOIN_WITHIN = 300
 """Seconds in which all processes must have joined."""
 
@@ -248,13 +251,19 @@ def of_first(tree: PyTree) -> PyTree:
     return total(tree if is_first() else jax.tree.map(np.zeros_like, tree))
 
 
-def json_of_first(value: Any) -> Any:
-    """A JSON value as the first process has it. Waits for the others."""
+def json_of(process: int, value: Any) -> Any:
+    """A JSON value as one process has it. Waits for the others."""
     if jax.process_count() == 1:
         return value
     content = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    size = int(of_first(np.int64(len(content))))
-    return json.loads(of_first(content if is_first() else np.zeros(size, np.uint8)).tobytes())
+    is_ours = jax.process_index() == process
+    size = int(total(np.int64(len(content) if is_ours else 0)))
+    return json.loads(total(content if is_ours else np.zeros(size, np.uint8)).tobytes())
+
+
+def json_of_first(value: Any) -> Any:
+    """A JSON value as the first process has it. Waits for the others."""
+    return json_of(0, value)
 
 
 # Arrays on the devices of all processes.
@@ -323,21 +332,40 @@ def must_agree(value: Any, name: str) -> None:
     """Refuses a JSON value that is not the same in all processes. Waits for the others.
 
     Raises:
-      ConfigError: in the first process, with the others' numbers.
+      ConfigError: in the first process, with the others' numbers and, of mappings, the entries in
+        which the first of these differs.
       Elsewhere: in the others.
     """
     text = json.dumps(value, sort_keys=True)
     (others,) = np.nonzero(gathered(text != json_of_first(text))[:, 0])
+    if not len(others):
+        return
+    theirs = json_of(int(others[0]), json.loads(text))
 
     def refuse() -> None:
-        if len(others):
-            told = ", ".join(str(i) for i in others)
-            raise ConfigError(
-                f"config.distributed = True: {name} of process {told} is another than that of "
-                "process 0, must be the same"
-            )
+        told = ", ".join(str(i) for i in others)
+        where = _apart(theirs, json.loads(text), f"in process {others[0]}")
+        raise ConfigError(
+            f"config.distributed = True: {name} of process {told} is another than that of "
+            f"process 0, must be the same{where}"
+        )
 
     first_does(refuse)
+
+
+def _apart(theirs: Any, ours: Any, where: str) -> str:
+    """The first few entries in which two mappings differ, with both values; '' of other values."""
+    if not (isinstance(theirs, dict) and isinstance(ours, dict)):
+        return ""
+    names = [n for n in sorted({*theirs, *ours}) if theirs.get(n) != ours.get(n)]
+    told = [f"{n} is {_short(theirs.get(n))} {where}, {_short(ours.get(n))} in 0" for n in names]
+    more = [f"{len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
+    return ": " + "; ".join(told[:MOST_TOLD] + more)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @contextlib.contextmanager

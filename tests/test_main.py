@@ -80,6 +80,7 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
         ([SMOKE, "--config.p0=0.6", "--config.q0=0.5"], "config.p0 + config.q0 = 1.1"),
         ([SMOKE, "--wrokdir=x"], "wrokdir"),
         ([SMOKE, "--workdir="], "--workdir= is empty"),
+        (["--check="], "--check= is empty"),
         (["--check=x", "--workdir="], "--check: stands alone"),
         ([SMOKE, b"--workdir=/tmp/\xff"], "--workdir='/tmp/\\udcff': must be a name in UTF-8"),
         ([SMOKE, "--flagfile=/nonexistent"], "Unable to open flagfile"),
@@ -178,6 +179,17 @@ def test_what_the_same_command_does_is_told_as_it_is(tmp_path):
     (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir()
     assert "starts anew" in main._continues(tmp_path)
     (tmp_path / "d=3" / "checkpoints" / "7").mkdir(parents=True)  # of a program
+    assert main._continues(tmp_path) == "the same command continues"
+
+
+def test_a_directory_that_is_removed_meanwhile_is_no_failure(tmp_path, monkeypatch):
+    def vanishes(folder, pattern):
+        raise FileNotFoundError(folder)
+        yield
+
+    monkeypatch.setattr(main.pathlib.Path, "glob", vanishes)
+    assert "starts anew" in main._continues(tmp_path)
+    monkeypatch.setattr(main.processes, "is_first", lambda: False)
     assert main._continues(tmp_path) == "the same command continues"
 
 

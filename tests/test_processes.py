@@ -315,6 +315,17 @@ def test_other_processes_tell_errors_alone(monkeypatch, capsys):
     monkeypatch.setattr(progress, "_quiet_as", None)
 
 
+def test_what_differs_between_processes_is_named():
+    theirs, ours = {"a": 1, "b": list(range(99)), "c": 2, "e": 0}, {"a": 1, "b": 3, "c": 4, "d": 5}
+    told = processes._apart(theirs, ours, "in process 2")
+    assert re.fullmatch(
+        r": b is \[0, 1, .*\.\.\. in process 2, 3 in 0; c is 2 in process 2, 4 in 0; "
+        "d is None in process 2, 5 in 0; 1 more",
+        told,
+    )
+    assert processes._apart([1], [2], "") == ""
+
+
 @pytest.mark.slow
 def test_processes_of_other_configs_are_refused(tmp_path):
     """Each by its own command, as where they are typed on each host."""
@@ -327,4 +338,5 @@ def test_processes_of_other_configs_are_refused(tmp_path):
     assert start(2, workdir, *SMOKE[:2], PYTHON=str(python)).wait() == 2, told(workdir)
     (line,) = (line for line in told(workdir) if "error" in line)
     assert "config.distributed = True: the config of process 1 is another than" in line
+    assert "num_seeds is 3 in process 1, 2 in 0; seeds is [0, 1, 2] in process 1, [0, 1]" in line
     assert not workdir.exists()
