@@ -5,8 +5,8 @@ Purpose   Shows the learning order inverted (Theorems 3.4 and 3.5 as trends): wi
           with the smallest, which is Algorithm 2, it learns Q at once and ends with a larger error
           on P-only examples.
 Expected  Means over seeds 0..4, least rate against largest: second difference at flow time 40 -0.62
-          against -0.19, which grows to -0.80 by the end; final P-only error 3.19 % against 2.23 %,
-          paired difference 0.96 +- 0.07 points.
+          against -0.19, which grows to -0.80 by the end; final P-only error 3.04 % against 2.34 %,
+          paired difference 0.70 +- 0.04 points.
 Time      3.5 minutes on 2 cores (30 members, 32,000 steps of the smallest rate).
 Command   python -m lr_order_jax.main --config=configs/sweep.py
           python -m lr_order_jax.main --config=configs/sweep.py:smoke   (seconds, no effect)
