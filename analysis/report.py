@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 
 from analysis import script
-from lr_order_jax import __version__, figures, lemmas, load, results
+from lr_order_jax import __version__, figures, files, lemmas, load, results
 from lr_order_jax.results import Table
 from lr_order_jax.stored import StoredRun
 
@@ -191,8 +191,8 @@ def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
                 tables.append(found[0])
                 pictures.append(found[1])
     title = folder.resolve().name
-    files = ("results.nc", "metrics.jsonl", "config.json", "checkpoints", "analysis")
-    there = [name for name in files if (folder / name).exists()]
+    names_of_files = ("results.nc", "metrics.jsonl", "config.json", "checkpoints", "analysis")
+    there = [name for name in names_of_files if (folder / name).exists()]
     links = [(name, os.path.relpath(folder / name, beside)) for name in there]
     state = "complete" if dataset.attrs["complete"] else "not finished"
     fields = [(name, _text(value)) for name, value in sorted(config["what"].items())]
@@ -399,7 +399,7 @@ def report(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
         version=__version__, same_fields=_same_fields(parts),
     )  # fmt: skip
     with script.writing(out):
-        results.write_aside(out, lambda aside: aside.write_text(page))
+        files.write_aside(out, lambda aside: aside.write_text(page))
 
 
 def _same_fields(parts: Sequence[Part]) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import xarray as xr
 
-from lr_order_jax import figures, results
+from lr_order_jax import figures, files, results
 from lr_order_jax.checkpoint import NoCheckpoint
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.stored import StoredRun
@@ -91,7 +91,7 @@ def paper_figure(
             dated = {"metadata": {"CreationDate": None}} if form == "pdf" else {}
             write = functools.partial(figure.savefig, dpi=300, format=form, **dated)
             with writing(path):
-                results.write_aside(path, write)
+                files.write_aside(path, write)
             print(f"figure: {path}")
     lines = [f"Data: {results.title_of(run.dataset)}, by `{run.command}`", ""]
     if not run.dataset.attrs["complete"]:
@@ -101,7 +101,7 @@ def paper_figure(
     lines += ["", remark] if remark else []
     text = "\n".join(lines) + "\n"
     with writing(path := folder / f"{name}.md"):
-        results.write_aside(path, lambda aside: aside.write_text(text))
+        files.write_aside(path, lambda aside: aside.write_text(text))
     print(text, end="")
 
 

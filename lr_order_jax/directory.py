@@ -95,7 +95,7 @@ def write_whole_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None
     """Writes config.json with a seal."""
     content = {name: value for name, value in config.items() if name != "seal"}
     plain = json.loads(json.dumps(content))  # tuples are lists, as they are read
-    results.write_json({**plain, "seal": files.seal(plain)}, workdir / "config.json")
+    files.write_json({**plain, "seal": files.seal(plain)}, workdir / "config.json")
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import numpy as np
 from lr_order_jax import (
     directory,
     figures,
+    files,
     memory,
     placement,
     processes,
@@ -524,7 +525,7 @@ class _Run:
         say(f"{path}: lines are missing, writing it again from the checkpoint")
         made = np.argwhere(np.isfinite(np.moveaxis(self.history["step"], -1, 0)))
         lines = "".join(self.metrics_line(s, h, t) for t, s, h in made)
-        results.write_aside(path, lambda aside: aside.write_text(lines))
+        files.write_aside(path, lambda aside: aside.write_text(lines))
         self.metrics_bytes = path.stat().st_size
 
     def _keep_metrics(self, path: pathlib.Path) -> None:

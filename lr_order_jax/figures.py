@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lr_order_jax import files, results
 from lr_order_jax import lemmas as lemma_statements
-from lr_order_jax import results
 from lr_order_jax.progress import say
 
 
@@ -581,4 +581,4 @@ def draw(dataset: xr.Dataset, names: Sequence[str], folder: pathlib.Path) -> lis
 
 def save(figure: Any, path: pathlib.Path) -> None:
     """Writes a figure as a PNG file, whole or not at all."""
-    results.write_aside(path, functools.partial(figure.savefig, dpi=150, format="png"))
+    files.write_aside(path, functools.partial(figure.savefig, dpi=150, format="png"))

@@ -1,10 +1,13 @@
-"""What files hold is data: seals over what stands in JSON, and which errors of a read are not
-about a file."""
+"""Files are written whole or not at all, what stands in JSON has a seal, and an error of the
+machine is not taken for damage."""
 
 import errno
 import hashlib
 import json
+import os
+import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 _OF_THE_FILE = (
@@ -16,6 +19,29 @@ _OF_THE_FILE = (
     errno.EINVAL,
 )
 """Numbers of errors that damage to a file, or to what names it, can cause."""
+
+
+def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) -> None:
+    """Writes a file beside `path` by `write(temporary path)`, flushes it and renames it."""
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        write(aside)
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # not each names the file
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(value: Any, path: str | os.PathLike) -> None:
+    """Writes a JSON file, whole or not at all."""
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    write_aside(path, lambda aside: aside.write_text(text))
 
 
 def seal(value: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lr_order_jax import directory, figures, results, verify
+from lr_order_jax import directory, figures, files, results, verify
 from lr_order_jax.fields import ConfigError, in_one_line
 from lr_order_jax.spec import difference
 from lr_order_jax.stored import StoredRun
@@ -70,7 +70,7 @@ def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.D
     text = "".join(f"{line}\n" for line in lines)
     with _held(out, config):
         directory.write_whole_config(config, out)
-        results.write_aside(out / "metrics.jsonl", lambda aside: aside.write_text(text))
+        files.write_aside(out / "metrics.jsonl", lambda aside: aside.write_text(text))
         results.write_results(whole, out / "results.nc")
         figures.draw(whole, names, out / "figures")
     return whole

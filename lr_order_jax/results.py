@@ -184,23 +184,6 @@ def split(joined: xr.Dataset, axes: Sequence[Axis]) -> list[xr.Dataset]:
     return parts
 
 
-def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) -> None:
-    """Writes a file beside `path` by `write(temporary path)`, flushes it and renames it."""
-    path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.writing")
-    try:
-        write(aside)
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # not each names the file
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def digest(dataset: xr.Dataset) -> str:
     """A digest of all that a reader of the labelled arrays sees, but for the attribute `digest`."""
     seen = hashlib.blake2b(digest_size=16)
@@ -226,13 +209,7 @@ def write_results(dataset: xr.Dataset, path: str | os.PathLike) -> None:
     """Writes `results.nc`, whole or not at all, with a digest of its content."""
     dataset = dataset.assign_attrs(digest=digest(dataset))
     content = dataset.to_netcdf(engine="h5netcdf")  # HDF5 itself crashes where a disk is full
-    write_aside(path, lambda aside: aside.write_bytes(content))
-
-
-def write_json(value: Any, path: str | os.PathLike) -> None:
-    """Writes a JSON file, whole or not at all."""
-    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
-    write_aside(path, lambda aside: aside.write_text(text))
+    files.write_aside(path, lambda aside: aside.write_bytes(content))
 
 
 def read_results(workdir: str | os.PathLike) -> xr.Dataset:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lr_order_jax import figures, results
+from lr_order_jax import figures, files, results
 from lr_order_jax.algorithm import Cause, Status
 
 
@@ -105,7 +105,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        results.write_aside(path, half)
+        files.write_aside(path, half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
