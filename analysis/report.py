@@ -25,6 +25,7 @@ import xarray as xr
 
 from analysis import script
 from lr_order_jax import __version__, figures, files, lemmas, load, results
+from lr_order_jax.problems import assumptions
 from lr_order_jax.results import Table
 from lr_order_jax.stored import StoredRun
 
@@ -67,7 +68,7 @@ class Part(NamedTuple):
     state: str
     facts: list[tuple[str, str]]
     fields: list[tuple[str, str]]
-    audit: list[Mapping[str, Any]]
+    audit: Sequence[Mapping[str, Any]]
     audit_of: str
     tables: list[Table]
     pictures: list[Picture]
@@ -196,9 +197,8 @@ def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
     links = [(name, os.path.relpath(folder / name, beside)) for name in there]
     state = "complete" if dataset.attrs["complete"] else "not finished"
     fields = [(name, _text(value)) for name, value in sorted(config["what"].items())]
-    audited = run.programs[0]  # a study's programs are audited each
-    audit = audited.config.get("audit", [])
-    audit_of = f"{title}/{audited.workdir.name} (the first program)" if is_study else title
+    audit = assumptions.join([program.config.get("audit", []) for program in run.programs])
+    audit_of = f"{title}, all {len(run.programs)} programs" if is_study else title
     return Part(
         title, folder, state, facts, fields, audit, audit_of, tables, pictures, notes, links,
         dataset,

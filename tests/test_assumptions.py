@@ -321,3 +321,12 @@ def test_a_range_without_end_says_so():
     entry = summarize([audit(**LITERAL), audit(**(LITERAL | {"lam": 0.0}))])[-1]
     assert entry["required"][1] is None
     assert describe([entry])[0].endswith("<= 1e+100..inf")
+
+
+def test_the_summaries_of_several_programs_are_that_of_all_their_members():
+    audits = [audit(**(LITERAL | {"d": d})) for d in (50, 100, 400)]
+    joined = assumptions.join([summarize(audits[:1]), summarize(audits[1:])])
+    assert joined == summarize(audits)
+    assert any(len(set(map(str, entry["measured"]))) > 1 for entry in joined)
+    assert assumptions.join([summarize(audits), []]) == []
+    assert assumptions.join([]) == []

@@ -219,6 +219,29 @@ def summarize(audits: Sequence[tuple[Check, ...]]) -> list[dict[str, Any]]:
     return entries
 
 
+def join(summaries: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """One summary of several, of the programs of a study: of the checks that all of them have."""
+    by_check = [{(e["source"], e["statement"]): e for e in summary} for summary in summaries]
+    entries = []
+    for check, first in by_check[0].items() if by_check else ():
+        if not all(check in of_program for of_program in by_check):
+            continue
+        column = [of_program[check] for of_program in by_check]
+        decided = [e["holds"] for e in column if e["holds"] is not None]
+        entry = {**first, "holds": sum(decided) if decided else None}
+        for name in ("measured", "required"):
+            known = [e[name] for e in column if e[name] != [None, None]]  # else not defined
+            lows, highs = ([extent[i] for extent in known] for i in (0, 1))
+            entry[name] = [
+                None if not known or None in lows else min(lows),
+                None if not known or None in highs else max(highs),
+            ]
+        for name in ("decided", "members"):
+            entry[name] = sum(e[name] for e in column)
+        entries.append(entry)
+    return entries
+
+
 def _verdict(entry: Mapping[str, Any]) -> str:
     holds, decided = entry["holds"], entry["decided"]
     if holds is None:
