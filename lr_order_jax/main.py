@@ -11,18 +11,19 @@ everything saved. With LR_ORDER_JAX_TRACEBACK=1 in the environment a failure of 
 by its traceback instead of one line.
 """
 
+import signal
+
+if __name__ == "__main__":  # Ctrl-C while modules load: there is nothing to save yet
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import contextlib
 import dataclasses
 import os
 import pathlib
 import re
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
-
-if __name__ == "__main__":  # Ctrl-C while modules load: there is nothing to save yet
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import jax
 from absl import app, flags, logging
@@ -34,6 +35,7 @@ from lr_order_jax import (
     directory,
     experiment,
     processes,
+    progress,
     results,
     spec,
     study,
@@ -43,6 +45,7 @@ from lr_order_jax.fields import ConfigError, in_one_line
 from lr_order_jax.progress import say
 
 TRACEBACK = "LR_ORDER_JAX_TRACEBACK"
+ONE_COMMAND = "LR_ORDER_JAX_ONE_COMMAND"  # set by a launcher that starts all processes
 
 _ALLOWED = {  # in Python's words for what it cannot convert
     "invalid literal for int()": "a whole number",
@@ -50,10 +53,19 @@ _ALLOWED = {  # in Python's words for what it cannot convert
     "Non-boolean argument": "true or false",
 }
 
+
+def _told_once() -> contextlib.AbstractContextManager[None]:
+    """Where what is wrong with the words of a command is told: by the first of the processes that
+    one launcher starts by it."""
+    is_told = bool(os.environ.get(ONE_COMMAND)) and os.environ.get("JAX_PROCESS_ID", "0") != "0"
+    return progress.silent() if is_told else contextlib.nullcontext()
+
+
 try:
     _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or FILE:VARIANT.")
 except flags.Error as error:  # a --flagfile is read here
-    say(f"error: {str(error).removeprefix('ERROR:: ')}")
+    with _told_once():
+        say(f"error: {str(error).removeprefix('ERROR:: ')}")
     sys.exit(2)
 _CHECK = flags.DEFINE_string("check", None, "Directory of a run to verify; nothing is computed.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; see the README.")
@@ -70,6 +82,11 @@ def _config_file(argv: Sequence[str]) -> str:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Flags in, one line and exit status 2 for a wrong one (absl would print a traceback)."""
+    with _told_once():
+        return _parsed(argv)
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
     file = _config_file(argv)
     path = file.partition(":")[0]
     logging.set_verbosity(logging.FATAL)  # Orbax tells every file it writes

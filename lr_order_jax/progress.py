@@ -3,11 +3,13 @@
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 
 PLAIN_EVERY = 20.0  # seconds between plain lines
 
 
 _quiet_as: str | None = None  # name of a process beside the one that tells what happens
+_is_silent = False
 
 
 def keep_quiet(name: str) -> None:
@@ -16,8 +18,21 @@ def keep_quiet(name: str) -> None:
     _quiet_as = name
 
 
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Tells nothing, where another process tells the same."""
+    global _is_silent
+    _is_silent = True
+    try:
+        yield
+    finally:
+        _is_silent = False
+
+
 def say(text: str) -> None:
     """One line to the user, apart from results: on stderr. A closed stderr ends no run."""
+    if _is_silent:
+        return
     if _quiet_as is not None:
         if not text.startswith("error: "):
             return

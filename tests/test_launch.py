@@ -394,3 +394,55 @@ def test_each_process_is_told_which_it_is(clone):
         f"0/2 127.0.0.1:1234 0,1 {rest}",
         f"1/2 127.0.0.1:1234 2,3 {rest}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "line"),
+    [
+        (("2",), {}, "--config is missing: launch/processes.sh 2 --config=configs/sweep.py"),
+        (("2", "--config=x"), {"PYTHON": "nopython"}, "PYTHON=nopython: there is no such program"),
+        (("2", "--config=x"), {"PYTHON": "false"}, "PYTHON=false: is no Python that runs"),
+        (("2", "--config=x"), {"GPUS_EACH": "x"}, "GPUS_EACH=x: must be a whole number from 1"),
+        (("2", "--config=x"), {"JAX_COORDINATOR_ADDRESS": "h"}, "JAX_COORDINATOR_ADDRESS=h: must"),
+    ],
+)
+def test_what_no_process_can_be_started_with_is_one_line(clone, arguments, variables, line):
+    done = told_by(clone, "processes.sh", *arguments, environment=stubbed(clone, **variables))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {line}")
+    assert done.stderr.count("\n") == 1
+
+
+def of_processes(clone, count, body):
+    """What the launcher tells of processes that are a shell script."""
+    text = f'#!/bin/sh\n[ "$1" = -c ] && echo 1234 && exit\n{body}\n'
+    (clone / ".venv/bin/python").write_text(text)
+    return told_by(clone, "processes.sh", str(count), "--config=x", environment=stubbed(clone))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        (
+            "exit 3",
+            3,
+            r"error: of 8 processes ended (process \d with status 3(, |; )){8}the same .*",
+        ),
+        ("kill -INT $$", 130, ""),
+        ('echo "error: x" >&2; exit 2', 2, r"(error: x\s?){8}"),
+        ('[ "$JAX_PROCESS_ID" != 5 ] || exit 2', 2, "error: of 8 .* process 5 with status 2"),
+    ],
+)
+def test_processes_that_end_at_once_are_all_seen(clone, body, status, told):
+    done = of_processes(clone, 8, body)
+    assert done.returncode == status
+    assert re.fullmatch(told, done.stderr.strip())
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_while_others_wait_is_told(clone):
+    done = of_processes(clone, 2, '[ "$JAX_PROCESS_ID" != 1 ] || exit 3\nsleep 8')
+    assert done.returncode == 3
+    first, last = done.stderr.splitlines()
+    assert first.startswith("ended: process 1 with status 3; the others end as they notice")
+    assert last.startswith("error: of 2 processes ended process 1 with status 3; the same command")

@@ -182,6 +182,7 @@ def test_what_is_refused_is_told_once(tmp_path):
     (workdir / "mine").touch()
     for folder, wrong, line in (
         (workdir, "--config.d=0", "error: config.d = 0: must be"),
+        (workdir, "--config.dd=1", "error: config.dd: configs/sweep.py has no such field"),
         (tmp_path / "new", "--config.shard=1/13", "error: config.shard = '1/13': "),
         (workdir, "--config.d=6", f"error: --workdir={workdir}: holds other files"),
     ):
