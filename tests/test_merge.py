@@ -64,6 +64,17 @@ def test_merged_shards_are_the_whole_run(tiny, make, tmp_path, count):
     assert (tmp_path / "whole" / "figures" / "learning_order.png").exists()
 
 
+@pytest.mark.slow
+def test_shards_change_no_bit_where_members_are_computed_one_by_one(tiny, make, tmp_path):
+    values = {"mapping": "map", "seeds": (3, 1), "eta_init": (0.2, 0.05)}
+    one = make(tiny, "one by map", **values)
+    shards = [make(tiny, f"{i}of4 by map", shard=f"{i}/4", **values) for i in range(1, 5)]
+    whole = merge(shards, tmp_path / "whole")
+    wanted = results.read_results(one)
+    for name, variable in wanted.variables.items():
+        np.testing.assert_array_equal(whole[name].values, variable.values, err_msg=name)
+
+
 def test_a_finished_run_is_extended_by_seeds_and_rates(tiny, make, tmp_path):
     old = make(tiny, "old", seeds=(3, 1), eta_init=(0.2, 0.05))
     seeds = make(tiny, "seeds", seeds=(2, 0), eta_init=(0.2, 0.05))
