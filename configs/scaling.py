@@ -1,10 +1,11 @@
-"""The error on P-only examples against d, kappa, A, eta_1/eta_2 and r, at infinite width.
+"""The error on P-only examples against d, kappa, p, A, eta_1/eta_2 and r, at infinite width.
 
 Purpose   Theorems 3.4 and 3.5 as trends: O(p kappa) for L-S against Omega(p) for S, that is, on
           P-only examples, O(kappa) against Omega(1); beside the best linear rules that the pN
           P-only examples, and all (1 - q)N examples with P, would give.
 Variants  d        dimensions, N = d: kappa = 1 and all else fixed
           kappa    N = d/kappa^2 with p0 = kappa^2/2 (Assumption 3.3)
+          p        the share p0 of P-only examples, kappa = 1 and all else fixed
           A        the scale of Q
           ratio    eta_1/eta_2, at one eta_1
           r        |zeta|
@@ -19,7 +20,7 @@ import runpy
 import ml_collections
 
 BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("lazy_limit.py")))
-VARIANTS = ("d", "kappa", "A", "ratio", "r", "smoke")
+VARIANTS = ("d", "kappa", "p", "A", "ratio", "r", "smoke")
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -45,6 +46,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         c.n = (100, 140, 200, 280)  # beyond, errors are too small to be counted
         c.p0 = tuple(100 / n / 2 for n in c.n)  # kappa^2/2
         c.zipped = ("n+p0",)
+    if variant == "p":
+        c.p0 = (0.05, 0.1, 0.2, 0.4)
     if variant == "A":
         c.q_scale = (5.0, 10.0, 20.0, 40.0)
         c.eta_init, c.eta_2 = (0.025, 0.0015625), (0.0015625,)
