@@ -226,7 +226,9 @@ def _run() -> None:
     except ConfigError as error:
         _refuse(error)
     except experiment.Interrupted as interruption:
-        say(f"{interruption}: stopped, all that was computed is saved; {_continues(workdir)}")
+        again = _continues(workdir)
+        saved = "" if "anew" in again else ", all that was computed is saved"
+        say(f"{interruption}: stopped{saved}; {again}")
         sys.exit(128 + interruption.signum)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         told = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
