@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from lr_order_jax import experiment, placement, spec, sweep
+from lr_order_jax import algorithm, experiment, placement, spec, sweep
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.models.arcsine_kernel import (
     FIT_RATES,
@@ -121,6 +121,66 @@ def test_the_memory_equals_the_sum_over_all_past_steps(values, noise):
         ]
         assert abs(difference[1]) > 0.02
         assert difference[0] == pytest.approx(difference[1], rel=0.01)
+
+
+def test_the_memory_holds_over_a_hundred_thousand_steps(values):
+    """Against the sum over all of them, in float64, of what the program has put in. The weight
+    decay of the configs forgets after 5,000 steps; with next to none float32 rounds what each step
+    adds to the sums of all."""
+    count = 100_000
+    times = {"flow_time_1": 0.1 * count, "flow_time_2": 0.1 * count, "d": 20, "n": 12}
+    for decay, bound in ((1e-3, 1e-3), (1e-6, 1e-2)):
+        changes = {"eta_init": (0.2,), "eta_2": (0.2,), "lam": (decay,), **times}
+        problem = spec.parse(values(**changes)).problem
+        grid = sweep.make_grid(problem, (3,), ())
+        batch = sweep.data_of_seed(grid.data, 0)
+        batch, own = batch.own, batch.own
+        hypers = algorithm.on_device(jax.tree.map(lambda leaf: leaf[0, 0], grid.hypers))
+        assert hypers.phase_steps.tolist() == [0, count]
+
+        @jax.jit
+        def run(model, problem=problem, batch=batch, hypers=hypers):
+            def step(model, _):
+                f, y = problem.train_f(model.params, model.stats, batch), batch.train.y
+                source = 0.2 * y * jax.nn.sigmoid(-y * f) / len(y)
+                return problem.move(hypers, model, batch, 1), source
+
+            return jax.lax.scan(step, model, length=count)
+
+        model, sources = run(problem.init(grid.keys[0]))
+        sources = np.asarray(sources, np.float64)
+        kept, fresh = 1 - 0.2 * decay, (0.2 * float(hypers.tau_xi)) ** 2
+        v, lapses = 1.0, np.empty(count)
+        for t in range(count):
+            lapses[t] = 0.5 * np.log1p(fresh / (kept**2 * v))
+            v = kept**2 * v + fresh
+        left = np.cumsum(lapses[::-1])[::-1]  # of the clock, from each step to the end
+        weighed = sources * kept ** np.arange(count - 1, -1, -1)[:, None]
+        x1 = np.asarray(own.train.x1, np.float64)
+        x1 = np.pad(x1, [(0, sources.shape[1] - len(x1)), (0, 0)])
+        q = np.asarray(own.train.q_coefficients, np.float64)
+        directions = np.asarray(own.directions, np.float64)
+
+        def summed(a, weights, left=left):
+            inner, norms = a @ a.T, np.linalg.norm(a, axis=1)
+            norms = np.outer(norms, norms)
+            cosine = np.divide(inner, norms, out=np.zeros_like(inner), where=norms > 0)
+            out = np.zeros(len(a))
+            for part in np.array_split(np.arange(count), 50):
+                rho = np.exp(-left[part])[:, None, None]
+                kernel = inner * (0.25 + np.arcsin(np.clip(rho * cosine, -1, 1)) / (2 * np.pi))
+                out += np.einsum("tij,tj->i", kernel, weights[part])
+            return out
+
+        r = summed(x1, weighed)
+        np.testing.assert_allclose(
+            problem.train_r({}, model.stats, own), r, atol=bound * np.abs(r).max()
+        )
+        g = summed(directions, weighed @ q)
+        got = np.asarray(problem.g_of_directions({}, model.stats, own), np.float64)
+        np.testing.assert_allclose(got, g, atol=bound * np.abs(g).max())
+        difference = g[1] + g[2] - 2 * g[0]
+        assert got[1] + got[2] - 2 * got[0] == pytest.approx(difference, rel=bound)
 
 
 def test_steps_taken_together_are_as_good_and_cost_less(values):

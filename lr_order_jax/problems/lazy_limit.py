@@ -18,6 +18,9 @@ tau0^2) and sigma go to
 
 Q needs the outputs at its three directions only, P an N x N kernel. A step costs
 O(J N^2) for P, J terms of the series, and is independent of how many steps were taken.
+After 100,000 steps the outputs were within 4e-4 of the largest one of the exact sum at the weight
+decay of the configs, and the second difference within 1e-4; with next to no weight decay within
+5e-3, as float32 rounds what a step adds to the sums of all (`tests/test_lazy_limit.py`).
 
 **Noise before the activations** of relative deviation nu (in units of tau0; the mitigation of F.1)
 multiplies rho by (1 + nu^2/v)^-1/2 at each of the two times at which it is there: at s for good, at
