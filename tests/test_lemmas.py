@@ -32,7 +32,9 @@ def test_the_scales_are_those_of_the_lemmas(run):
     q, p = float(seed["q"]), float(seed["p"])
     wanted = {
         "error_3_4": p * math.sqrt(d / n) * math.log(1 / epsilon_1),
+        "time_3_4": d / epsilon_1 + 1 / (epsilon_1**3 * r),
         "error_3_5": p,
+        "time_3_5": d / epsilon_2s,
         "time_4_1": d / epsilon_1,
         "signal_4_1": d * math.log(1 / epsilon_1) ** 2,
         "difference_4_2": r**2 / lam,
@@ -63,9 +65,11 @@ def test_what_a_scale_cannot_tell(run):
     told = {name: words for name, words in silent.items() if words}
     own = ds["train_loss"].isel(flow_time=-1)
     count = int((own.sel(eta_init=0.05) >= own.sel(eta_init=0.2)).sum())
-    assert told.pop("time_5_1_all", "").startswith("prescribed") == bool(count)
+    for name in ("time_5_1_all", "time_3_5"):
+        assert told.pop(name, "").startswith("prescribed") == bool(count)
     assert told == {
         "time_4_1": "prescribed: not annealed by the loss",
+        "time_3_4": "reached when annealed",
         "time_4_3": "reached when annealed",
         "loss_4_3": "above log 2",
         "loss_4_4": "above log 2",
