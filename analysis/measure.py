@@ -693,10 +693,8 @@ def _parser() -> argparse.ArgumentParser:
 def file_name(name: str, options: Mapping[str, Any]) -> str:
     """NAME of a measurement's files, and what of its options makes it another measurement."""
     told = dict(options.get("changed") or {})
-    rest = {key: value for key, value in options.items() if key != "changed"}
+    rest = {key: value for key, value in options.items() if key not in ("changed", "steps")}
     told |= {key: value for key, value in rest.items() if value != DEFAULTS.get(key)}
-    if told.get("steps"):
-        told["steps"] = "+".join(map(str, told["steps"]))
     parts = ",".join(f"{key}={value}" for key, value in told.items())
     return "-".join([name, re.sub(r"[^\w.=,+-]+", "_", parts)]) if parts else name
 

@@ -377,7 +377,8 @@ def test_what_makes_another_measurement_is_told_and_kept_apart(run, tmp_path, ca
     assert f"two_layer, on lines to eta_init = 0.05 at step {step}" in told
     names = {path.stem for path in (folder / "analysis").iterdir()}
     changed = "evaluation-num_test=60,q_scale=0.5"
-    assert names == {"evaluation", changed, "interpolation", "interpolation-to=1"}
+    lines = {"interpolation-points=2", "interpolation-points=2,to=1"}
+    assert names == {"evaluation", changed, *lines}
     assert {path.stem for path in (folder / "figures").iterdir()} >= names
     found = xr.load_dataset(folder / "analysis" / f"{changed}.nc")
     assert json.loads(found.attrs["changed"]) == {"num_test": 60, "q_scale": 0.5}
@@ -562,7 +563,7 @@ def test_the_command_writes_and_draws(run):
     ("arguments", "line"),
     [
         (("norms", "{run}", "--steps=5"), "--steps: 5 is none of"),
-        (("first_learned", "{run}"), "must have been run with --config.record_examples=yes"),
+        (("first_learned", "{run}"), "problem two_layer does not record single examples"),
         (("wrong_patch", "{run}"), "must be a run of patch_cifar with patches"),
         (("norms", "nowhere"), "cannot be read"),
         (("evaluation", "{run}", "--changed", "num_test=0"), "config.num_test"),
