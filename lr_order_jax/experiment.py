@@ -124,6 +124,7 @@ class _Run:
         self.step = self.target = 0  # present step, step of the next event; of the present group
         self.steps_before = 0  # steps and starts of the groups that have ended
         self.waiting: list[int] = []  # columns of the groups to come
+        self.records_before = 0  # of the results that are there, until as many are written
         self.metrics_bytes = 0  # length of metrics.jsonl that belongs to this state
         self.kept: Any = sweep.init_state(self.problem, self.grid)  # on the host, as last fetched
         self.columns: list[int] = []  # those on the device
@@ -177,7 +178,7 @@ class _Run:
         room for them: they cannot be parted, as all take the same steps."""
         free = self.free_memory()
         told = f"the members that {before} devices had at once, of this checkpoint"
-        if len(processes.devices(self.spec.how.devices)) < before:
+        if len(processes.devices(self.spec.how.devices)) < before and self.running.any():
             processes.all_do(
                 lambda: memory.refuse_beyond(free, self.members.memory(self.kept, columns), told)
             )
@@ -435,8 +436,25 @@ class _Run:
         self.fetch()
         processes.first_does(lambda: self._write_checkpoint(checkpoints, for_good))
         dataset = self.dataset()
-        processes.first_does(lambda: results.write_results(dataset, self.workdir / "results.nc"))
+        processes.first_does(lambda: self._write_results(dataset))
         return dataset
+
+    def _write_results(self, dataset) -> None:
+        """Unless those that are there go further: then a newer checkpoint was damaged, and they
+        are what is left of it until this run has come as far."""
+        if self.ended.all() or results.count_records(dataset) >= self.records_before:
+            results.write_results(dataset, self.workdir / "results.nc")
+            self.records_before = 0
+
+    def count_records_before(self) -> None:
+        """Counts the records of the results of these members that are there."""
+        try:
+            stored = results.read_results(self.workdir)
+        except (FileNotFoundError, ValueError):
+            return
+        is_ours = stored.attrs.get("shard") == self.spec.how.shard
+        if is_ours and not spec.difference(results.config_of(stored), self.spec.what):
+            self.records_before = results.count_records(stored)
 
     def write_missing_results(self) -> None:
         """Writes results.nc if a run was killed between its checkpoint and them, or lost them."""
@@ -536,6 +554,17 @@ class _Run:
             os.replace(path, kept)
             path.touch()
             say(f"{path}: its lines belong to no checkpoint, kept as {kept.name} to the end")
+
+    def drop_kept_metrics(self) -> None:
+        """Removes the lines that were kept if this run has made all of them again."""
+        kept = self.workdir / results.METRICS_KEPT
+        if not kept.exists():
+            return
+        made = set((self.workdir / "metrics.jsonl").read_bytes().splitlines())
+        if set(kept.read_bytes().splitlines()) <= made:
+            kept.unlink()
+        else:
+            say(f"{kept}: holds lines that this run has not made; left there")
 
     # The loop.
 
@@ -699,6 +728,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
                 processes.first_does(lambda: directory.write_config(workdir, run_spec, audit))
             processes.first_does(this.open_metrics)
             if resumed:
+                processes.first_does(this.count_records_before)
                 processes.first_does(this.write_missing_results)
             this.announce(resumed)
             signals.check()
@@ -708,8 +738,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
                     this.save(checkpoints, for_good=True)
             this.loop(checkpoints, signals)
             dataset = this.save(checkpoints)
-            kept = workdir / results.METRICS_KEPT
-            processes.first_does(lambda: kept.unlink(missing_ok=True))
+            processes.first_does(this.drop_kept_metrics)
         finally:
             if checkpoints is not None:
                 checkpoints.close()

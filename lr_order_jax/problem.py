@@ -285,7 +285,8 @@ def refuse_unasked(name: Any) -> None:
     """
     module = str(name).partition(":")[0]
     asked = os.environ.get(PROBLEMS, "").split(",")
-    if name not in _BUILDERS and module not in asked and module not in sys.modules:
+    is_ours = isinstance(name, str) and name in _BUILDERS
+    if not is_ours and module not in asked and module not in sys.modules:
         raise ConfigError(
             f"config.problem = {name!r}: its module is a program, and is not imported because a "
             f"file names it: import it first, or set {PROBLEMS}={module} in the environment"

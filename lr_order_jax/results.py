@@ -237,6 +237,11 @@ def read_results(workdir: str | os.PathLike) -> xr.Dataset:
     return dataset
 
 
+def count_records(dataset: xr.Dataset | None) -> int:
+    """How many points of time of all members have a record; 0 without results."""
+    return 0 if dataset is None else int(dataset["step"].notnull().sum())
+
+
 def read_with_digest(path: str | os.PathLike) -> tuple[xr.Dataset, str]:
     """What `write_results` wrote, and the digest that stands in the file; "" if there is none."""
     dataset = xr.load_dataset(path, engine="h5netcdf")

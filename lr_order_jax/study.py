@@ -34,8 +34,10 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset | None:
 
     def check() -> None:
         directory.check_config(workdir, study)
-        for folder, part in zip(folders, _parts_of_joined(study, workdir), strict=True):
-            experiment.refuse_lost_checkpoints(folder, has_records=_records_in(part) > 0)
+        parts = _parts_of_joined(study, workdir)
+        for run_spec, folder, part in zip(study.specs, folders, parts, strict=True):
+            directory.check_config(folder, run_spec)
+            experiment.refuse_lost_checkpoints(folder, has_records=results.count_records(part) > 0)
 
     def write() -> xr.Dataset | None:
         ours = [_results_of(*pair) for pair in zip(study.specs, folders, strict=True)]
@@ -80,21 +82,22 @@ def _results_of(run_spec: spec.Spec, folder: pathlib.Path) -> xr.Dataset | None:
 
 
 def _parts_of_joined(study: spec.Study, workdir: pathlib.Path) -> Sequence[xr.Dataset | None]:
-    """What the joined results hold of each program; None if there are none."""
+    """What the joined results of this study hold of each program; None if there are none."""
+    none = [None] * len(study.programs)
     try:
         joined = results.read_results(workdir)
     except (FileNotFoundError, ValueError):
-        return [None] * len(study.programs)
+        return none
+    if spec.difference(results.config_of(joined), study.what):
+        return none
+    if joined.attrs.get("shard") != study.how_as_run["shard"]:
+        return none
     return results.split(joined, study.axes)
 
 
-def _records_in(part: xr.Dataset | None) -> int:
-    return 0 if part is None else int(part["step"].notnull().sum())
-
-
 def _more_of(part: xr.Dataset | None, earlier: xr.Dataset | None) -> xr.Dataset | None:
-    """A program's results, or what the joined ones have had of it if that is more: no record is
-    lost because a file of the program is."""
-    if _records_in(earlier) > _records_in(part):
-        return earlier
-    return part
+    """A program's results, or, while they are not complete, what the joined ones have had of it if
+    that is more: no record is lost because a file of the program is."""
+    if part is not None and part.attrs["complete"]:
+        return part
+    return earlier if results.count_records(earlier) > results.count_records(part) else part

@@ -55,7 +55,9 @@ def verify(workdir: str | pathlib.Path) -> Report:
             )
         if dataset is not None or metrics_bytes:
             path = workdir / "metrics.jsonl"
-            _part("metrics.jsonl", report, _metrics, path, dataset, metrics_bytes)
+            _part("metrics.jsonl", report, _metrics, path, dataset, metrics_bytes, history)
+        elif (workdir / "metrics.jsonl").exists():
+            report.found.append("metrics.jsonl: there is nothing yet to compare it with")
     _part(".", report, _leftovers, workdir)
     return report
 
@@ -159,7 +161,7 @@ def _programs(
     before = len(report.wrong)
     _records(dataset, "the programs", of_time, report)
     is_same = results.digest(joined) == results.digest(dataset)
-    if is_complete and not is_same and len(report.wrong) == before:
+    if joined.attrs["complete"] and is_complete and not is_same and len(report.wrong) == before:
         report.wrong.append("results.nc: differs from the results of the programs")
 
 
@@ -298,7 +300,11 @@ def _records(
 
 
 def _metrics(
-    path: pathlib.Path, dataset: xr.Dataset | None, metrics_bytes: int, report: Report
+    path: pathlib.Path,
+    dataset: xr.Dataset | None,
+    metrics_bytes: int,
+    history: Mapping[str, Any],
+    report: Report,
 ) -> None:
     """Each line of metrics.jsonl against results.nc, if there are any."""
     again = "; the same command writes it again" if metrics_bytes else ""
@@ -314,15 +320,21 @@ def _metrics(
     if dataset is None:
         return
     whole = content[: max(metrics_bytes, content.rfind(b"\n") + 1)]  # the rest was being written
-    wrong = list(wrong_lines(whole.decode(errors="replace"), dataset))
+    known = np.isfinite(history["step"]) if history else None
+    wrong = list(wrong_lines(whole.decode(errors="replace"), dataset, known))
     for line in results.first_of(wrong, MOST_TOLD, "lines are wrong"):
         report.wrong.append(f"metrics.jsonl: {line}")
     lines = content.count(b"\n")
     report.found.append(f"metrics.jsonl: {lines} records, compared with results.nc")
 
 
-def wrong_lines(text: str, dataset: xr.Dataset) -> Iterator[str]:
-    """What is wrong with the lines of a metrics.jsonl, beside its results."""
+def wrong_lines(text: str, dataset: xr.Dataset, known: np.ndarray | None = None) -> Iterator[str]:
+    """What is wrong with the lines of a metrics.jsonl, beside its results.
+
+    Args:
+      known: (S, H, points of time), which records must be there: those of the newest whole
+        checkpoint, to which a run that resumes cuts the lines; None: all of the results.
+    """
     clock = results.clock_of(dataset)
     dims = [str(dim) for dim in dataset["step"].dims]
     along = {dim: [str(n) for n, c in dataset.coords.items() if c.dims == (dim,)] for dim in dims}
@@ -348,11 +360,16 @@ def wrong_lines(text: str, dataset: xr.Dataset) -> Iterator[str]:
             yield f"line {number} repeats a record"
         seen.add(index)
         if not np.isfinite(arrays["step"][index]):
-            continue  # results.nc is written less often
+            if dataset.attrs["complete"]:  # else results.nc is written less often
+                yield f"line {number} is of no record of results.nc"
+            continue
         for name, value in sorted(values.items()):
             ours = arrays[name][index]
             if not (ours == value or (np.isnan(ours) and np.isnan(value))):
                 yield f"line {number} has {name} = {value}, results.nc {ours}"
-    made = np.argwhere(np.isfinite(arrays["step"]))
+    made = np.isfinite(arrays["step"])
+    if known is not None and known.size == made.size:
+        made = made & known.reshape(made.shape)
+    made = np.argwhere(made)
     if missing := {tuple(map(int, index)) for index in made} - seen:
         yield f"{len(missing)} records of results.nc along {clock} are not in it"

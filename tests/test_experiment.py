@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 
-from lr_order_jax import checkpoint, directory, experiment, progress, results, spec
+from lr_order_jax import checkpoint, directory, experiment, progress, results, spec, verify
 from lr_order_jax.algorithm import Cause, Status
 from lr_order_jax.fields import ConfigError
 
@@ -371,6 +371,41 @@ def test_lines_of_metrics_that_no_checkpoint_knows_are_kept_to_the_end(
     run(config(), folder)
     assert (folder / "metrics.jsonl").read_text() == whole
     assert not (folder / results.METRICS_KEPT).exists()
+
+
+def test_whole_results_stay_until_a_run_that_fell_back_has_come_as_far(
+    config, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    run(config(keep_at=(1.0,)), folder)
+    whole = (folder / "results.nc").read_bytes()
+    for step in checkpoint.stored_steps(folder)[1:]:
+        shutil.rmtree(folder / "checkpoints" / str(step))
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2, signal.SIGTERM)
+        patch.setattr(experiment, "CHUNK_SECONDS", 0.0)
+        with pytest.raises(experiment.Interrupted):
+            run(config(keep_at=(1.0,)), folder)
+    assert (folder / "results.nc").read_bytes() == whole
+    report = verify.verify(folder)
+    assert report.wrong == []
+    assert "results.nc: goes beyond the checkpoint" in "\n".join(report.found)
+    run(config(keep_at=(1.0,)), folder)
+    assert (folder / "results.nc").read_bytes() == whole
+    assert verify.verify(folder).wrong == []
+
+
+def test_lines_of_another_run_are_not_removed(config, tmp_path):
+    folder = tmp_path / "run"
+    asked = {part: config(seeds=(3, 4), eta_init=(0.2,), shard=part) for part in ("1/2", "2/2")}
+    run(asked["1/2"], folder)
+    lines = (folder / "metrics.jsonl").read_text()
+    for name in ("checkpoints", "figures"):
+        shutil.rmtree(folder / name)
+    for name in ("config.json", "results.nc"):
+        (folder / name).unlink()
+    run(asked["2/2"], folder)
+    assert (folder / results.METRICS_KEPT).read_text() == lines
 
 
 def test_results_that_are_lost_are_written_before_the_run_goes_on(config, tmp_path, monkeypatch):

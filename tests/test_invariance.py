@@ -91,7 +91,7 @@ def test_the_number_of_devices(tmp_path, record_property, config):
         smoke += ["--config.num_records=2", "--config.num_seeds=4", "--config.d=200"]
         smoke += ["--config.n=200", "--config.eta_init=0.2,0.1,0.05"]
     found = {}
-    counts = (1, 2, 3, 8) if config == "sweep" else (1, 3)
+    counts = (1, 2, 3, 4, 8) if config == "sweep" else (1, 3)
     for count in counts:
         workdir = tmp_path / str(count)
         command = [sys.executable, "-m", "lr_order_jax.main", *smoke, f"--workdir={workdir}"]

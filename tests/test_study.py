@@ -154,6 +154,26 @@ def test_no_record_is_lost_from_the_joined_results(done, tmp_path):
     xr.testing.assert_identical(results.read_results(folder), dataset)
 
 
+def test_joined_results_of_another_study_are_not_taken_for_this_one(done, tmp_path):
+    asked, folder, dataset = done
+    folder = shutil.copytree(folder, tmp_path / "run")
+    strange = dataset.copy(deep=True)
+    strange["train_loss"][:] = 9.0
+    strange.attrs["config"] = json.dumps(results.config_of(dataset) | {"lam": [0.5]})
+    results.write_results(strange, folder / "results.nc")
+    xr.testing.assert_identical(study.run(asked, folder), dataset)
+
+
+def test_a_program_of_another_config_is_refused_before_anything_is_written(done, values, tmp_path):
+    _, folder, _ = done
+    folder = shutil.copytree(folder, tmp_path / "run")
+    for name in ("config.json", "results.nc"):
+        (folder / name).unlink()
+    with pytest.raises(ConfigError, match=r"d=10,n=15: holds a run of another config: r is"):
+        study.run(spec.parse_study(values(d=(10, 20), n=(15, 25), zipped=("d+n",), r=0.3)), folder)
+    assert not (folder / "config.json").exists()
+
+
 def test_joined_results_of_a_program_that_is_lost_are_refused(done, tmp_path):
     asked, folder, _ = done
     folder = shutil.copytree(folder, tmp_path / "run")

@@ -161,6 +161,17 @@ DAMAGE = {
         ),
         "1 records of results.nc along flow_time are not in it",
     ),
+    "a record of no point of time": (
+        lambda f: add_line(f, {"flow_time": 3.3, "train_loss": 123.0}),
+        "line 45 is no record of this run",
+    ),
+    "a record that the results do not have": (
+        lambda f: (
+            rewrite(f, lambda ds: drop_last_step(ds)),
+            add_line(f, {"train_loss": 123.0}),
+        ),
+        "line 45 is of no record of results.nc",
+    ),
     "no metrics": (lambda f: (f / "metrics.jsonl").unlink(), "metrics.jsonl: is missing"),
     "rubbish in the metrics": (
         lambda f: change_line(f, 5, lambda line: "x" * len(line)),
@@ -264,6 +275,17 @@ DAMAGE = {
     ),
     "another config": (other_config, "is of another config than config.json: d is 7 there"),
 }
+
+
+def add_line(folder, changes):
+    """One more line, the first of a member's last point with changes."""
+    path = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    last = max(record["flow_time"] for record in records)
+    (first, *_) = [r for r in records if r["flow_time"] == last and r["seed"] == 0]
+    record = next(r for r in records if r["seed"] == 0 and r["eta_init"] == 0.2 and r is not first)
+    with open(path, "a") as file:
+        file.write(json.dumps(record | {"flow_time": last} | changes) + "\n")
 
 
 def drop_last_step(dataset):
