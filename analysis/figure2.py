@@ -20,8 +20,8 @@ from lr_order_jax.algorithm import TrainState
 from lr_order_jax.problems.two_layer import TwoLayer
 from lr_order_jax.stored import StoredRun
 
-ANGLES = np.concatenate([np.linspace(-np.pi, -0.6, 120), np.linspace(-0.599, 0.599, 600)])
-ANGLES = np.concatenate([ANGLES, np.linspace(0.6, np.pi, 120)])  # all around, fine near z
+FAR = np.linspace(0.6, np.pi, 120)
+ANGLES = np.concatenate([-FAR[::-1], np.linspace(-0.599, 0.599, 600), FAR])  # fine near z
 
 
 def outputs(state: TrainState, along_z: np.ndarray, along_zeta: np.ndarray) -> np.ndarray:

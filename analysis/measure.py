@@ -15,6 +15,7 @@ measured up to its newest checkpoint. Of a study, DIR is the directory of one of
 import argparse
 import ast
 import dataclasses
+import inspect
 import json
 import math
 import pathlib
@@ -646,8 +647,10 @@ MEASURES: Mapping[str, Callable[..., xr.Dataset]] = {
 }
 
 
-DEFAULTS: Mapping[str, Any] = {"points": 11, "iterations": 60, "tolerance": 1e-3}
-"""Options of the command line; of others the default is not to be set."""
+def _defaults(name: str) -> dict[str, Any]:
+    """What the options of a measurement are where they are not given."""
+    parameters = inspect.signature(MEASURES[name]).parameters
+    return {key: p.default for key, p in parameters.items() if p.default is not p.empty}
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -683,18 +686,20 @@ def _parser() -> argparse.ArgumentParser:
         if name == "interpolation":
             command.add_argument("--start", type=int, help="step at which the lines start; oldest")
             command.add_argument("--to", type=int, help="column of members where they lead")
-            command.add_argument("--points", type=int, default=DEFAULTS["points"], help="on a line")
+            command.add_argument("--points", type=int, help="on a line")
         if name == "sharpness":
-            command.add_argument("--iterations", type=int, default=DEFAULTS["iterations"])
-            command.add_argument("--tolerance", type=float, default=DEFAULTS["tolerance"])
+            command.add_argument("--iterations", type=int)
+            command.add_argument("--tolerance", type=float)
+        command.set_defaults(**_defaults(name))
     return parser
 
 
 def file_name(name: str, options: Mapping[str, Any]) -> str:
     """NAME of a measurement's files, and what of its options makes it another measurement."""
     told = dict(options.get("changed") or {})
+    defaults = _defaults(name)
     rest = {key: value for key, value in options.items() if key not in ("changed", "steps")}
-    told |= {key: value for key, value in rest.items() if value != DEFAULTS.get(key)}
+    told |= {key: value for key, value in rest.items() if value != defaults[key]}
     parts = ",".join(f"{key}={value}" for key, value in told.items())
     return "-".join([name, re.sub(r"[^\w.=,+-]+", "_", parts)]) if parts else name
 

@@ -82,9 +82,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.devices = config_dict.placeholder(int)  # how many of this machine's; unset: all
     c.shard = config_dict.placeholder(str)  # "i/n": the i-th of n parts of the grid, see the README
     c.distributed = False  # joins the other processes of a cluster, see the README
-    c.group_size = config_dict.placeholder(
-        int
-    )  # columns of members at once, at most; unset: as many as fit
+    c.group_size = config_dict.placeholder(int)  # columns at once, at most; unset: as many as fit
     c.checkpoint_every = 300.0  # seconds
     c.keep_at = (0.0, 29.0, 60.0)  # the checkpoints after so many epochs are kept for good
     c.profile = False  # a JAX profiler trace of one chunk, in DIR/profile

@@ -74,9 +74,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     c.devices = config_dict.placeholder(int)  # how many of this machine's; unset: all
     c.shard = config_dict.placeholder(str)  # "i/n": the i-th of n parts of the grid, see the README
     c.distributed = False  # joins the other processes of a cluster, see the README
-    c.group_size = config_dict.placeholder(
-        int
-    )  # columns of members at once, at most; unset: as many as fit
+    c.group_size = config_dict.placeholder(int)  # columns at once, at most; unset: as many as fit
     c.checkpoint_every = 20.0  # seconds
     c.keep_at = ()  # flow times whose checkpoints are kept for good
     c.profile = False  # a JAX profiler trace of one chunk, in DIR/profile

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import xarray as xr
 
 from lr_order_jax import __version__, files, results
 from lr_order_jax.fields import ConfigError
@@ -93,9 +94,7 @@ def read_whole_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 def write_whole_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
     """Writes config.json with a seal."""
-    content = {name: value for name, value in config.items() if name != "seal"}
-    plain = json.loads(json.dumps(content))  # tuples are lists, as they are read
-    files.write_json({**plain, "seal": files.seal(plain)}, workdir / "config.json")
+    files.write_json({**config, "seal": files.seal(config)}, workdir / "config.json")
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -103,26 +102,33 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     return read_whole_config(workdir) if (workdir / "config.json").exists() else {}
 
 
-def _stored_what(workdir: pathlib.Path) -> tuple[Mapping[str, Any], str | None] | None:
-    """What was computed in a directory and which shard of it, by config.json or, where that is
-    lost, by results.nc; None if neither can be read."""
-    if stored := read_config(workdir):
-        return stored["what"], stored["how"].get("shard")
+def _whole_results(workdir: pathlib.Path) -> xr.Dataset | None:
+    """The results in a directory; None if there are none, or damaged ones."""
     try:
-        dataset = results.read_results(workdir)
+        return results.read_results(workdir)
     except (FileNotFoundError, ValueError):
         return None
-    return results.config_of(dataset), dataset.attrs.get("shard")
+
+
+def results_of(workdir: pathlib.Path, run_spec: Spec | Study) -> xr.Dataset | None:
+    """The results in a directory if they are of this config and shard; else None."""
+    dataset = _whole_results(workdir)
+    if dataset is None or difference(results.config_of(dataset), run_spec.what):
+        return None
+    return dataset if dataset.attrs.get("shard") == _shard_of(run_spec) else None
 
 
 def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:
-    """Refuses a directory in which something else was computed. What its checkpoints hold is
-    compared as they are restored."""
-    if (stored := _stored_what(workdir)) is None:
+    """Refuses a directory in which something else was computed, by config.json or, where that is
+    lost, by results.nc. What its checkpoints hold is compared as they are restored."""
+    if stored := read_config(workdir):
+        if stored.get("merged"):
+            raise ConfigError(f"--workdir={workdir}: holds merged parts, which no run continues")
+        what, theirs = stored["what"], stored["how"].get("shard")
+    elif (dataset := _whole_results(workdir)) is not None:
+        what, theirs = results.config_of(dataset), dataset.attrs.get("shard")
+    else:
         return
-    if read_config(workdir).get("merged"):
-        raise ConfigError(f"--workdir={workdir}: holds merged parts, which no run continues")
-    what, theirs = stored
     if told := difference(what, run_spec.what):
         raise ConfigError(f"--workdir={workdir}: holds a run of another config: {told}")
     if (ours := _shard_of(run_spec)) != theirs:

@@ -176,12 +176,13 @@ class _Run:
     def refuse_too_few_devices(self, columns: Sequence[int], before: int) -> None:
         """Refuses to go on with columns that started together on more devices, where these have no
         room for them: they cannot be parted, as all take the same steps."""
+        if len(processes.devices(self.spec.how.devices)) >= before or not self.running.any():
+            return
         free = self.free_memory()
         told = f"the members that {before} devices had at once, of this checkpoint"
-        if len(processes.devices(self.spec.how.devices)) < before and self.running.any():
-            processes.all_do(
-                lambda: memory.refuse_beyond(free, self.members.memory(self.kept, columns), told)
-            )
+        processes.all_do(
+            lambda: memory.refuse_beyond(free, self.members.memory(self.kept, columns), told)
+        )
 
     def start_group(self, waiting: Sequence[int]) -> None:
         """Puts the next columns that wait on the device, at step 0. Groups are of even sizes.
@@ -446,19 +447,13 @@ class _Run:
             results.write_results(dataset, self.workdir / "results.nc")
             self.records_before = 0
 
-    def count_records_before(self) -> None:
-        """Counts the records of the results of these members that are there."""
-        try:
-            stored = results.read_results(self.workdir)
-        except (FileNotFoundError, ValueError):
-            return
-        is_ours = stored.attrs.get("shard") == self.spec.how.shard
-        if is_ours and not spec.difference(results.config_of(stored), self.spec.what):
+    def take_up_results(self) -> None:
+        """Counts the records of the results that are there; writes them if a run was killed between
+        its checkpoint and them, or lost them."""
+        if (path := self.workdir / "results.nc").exists():
+            stored = directory.results_of(self.workdir, self.spec)
             self.records_before = results.count_records(stored)
-
-    def write_missing_results(self) -> None:
-        """Writes results.nc if a run was killed between its checkpoint and them, or lost them."""
-        if not (path := self.workdir / "results.nc").exists():
+        else:
             results.write_results(self.dataset(), path)
 
     def _write_checkpoint(self, checkpoints: Checkpoints | None, for_good: bool) -> None:
@@ -728,8 +723,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
                 processes.first_does(lambda: directory.write_config(workdir, run_spec, audit))
             processes.first_does(this.open_metrics)
             if resumed:
-                processes.first_does(this.count_records_before)
-                processes.first_does(this.write_missing_results)
+                processes.first_does(this.take_up_results)
             this.announce(resumed)
             signals.check()
             if not resumed:

@@ -193,16 +193,21 @@ def _find_devices() -> None:
         _refuse(f"JAX_PLATFORMS={asked}: JAX has no such device here ({in_one_line(error)})")
 
 
-def _continues(workdir: pathlib.Path) -> str:
-    """What the same command does after a run was cut off: of a study, a program may be saved. The
-    first process may be removing the directory: the others must not look."""
+def _is_saved(workdir: pathlib.Path) -> bool:
+    """Whether a run that was cut off has a checkpoint; of a study, a program may. The first process
+    may be removing the directory: the others, which are quiet, must not look."""
     if not processes.is_first():
-        return "the same command continues"
-    saved = False
+        return True
     with contextlib.suppress(OSError):
         there = (path.name for part in ("", "*/") for path in workdir.glob(f"{part}checkpoints/*"))
-        saved = any(name.isdigit() for name in there)  # others were being written
-    return "the same command " + ("continues" if saved else "starts anew, nothing was saved yet")
+        return any(name.isdigit() for name in there)  # others were being written
+    return False
+
+
+def _continues(workdir: pathlib.Path) -> str:
+    """What the same command does after a run was cut off."""
+    anew = "starts anew, nothing was saved yet"
+    return "the same command " + ("continues" if _is_saved(workdir) else anew)
 
 
 def _run() -> None:
@@ -226,9 +231,8 @@ def _run() -> None:
     except ConfigError as error:
         _refuse(error)
     except experiment.Interrupted as interruption:
-        again = _continues(workdir)
-        saved = "" if "anew" in again else ", all that was computed is saved"
-        say(f"{interruption}: stopped{saved}; {again}")
+        saved = ", all that was computed is saved" if _is_saved(workdir) else ""
+        say(f"{interruption}: stopped{saved}; {_continues(workdir)}")
         sys.exit(128 + interruption.signum)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         told = isinstance(error, MemoryError) or "out of memory" in str(error).lower()

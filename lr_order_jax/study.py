@@ -40,7 +40,7 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset | None:
             experiment.refuse_lost_checkpoints(folder, has_records=results.count_records(part) > 0)
 
     def write() -> xr.Dataset | None:
-        ours = [_results_of(*pair) for pair in zip(study.specs, folders, strict=True)]
+        ours = [*map(directory.results_of, folders, study.specs)]
         parts = [*map(_more_of, ours, _parts_of_joined(study, workdir))]
         if all(part is None for part in parts):
             return None
@@ -71,27 +71,10 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset | None:
     return dataset
 
 
-def _results_of(run_spec: spec.Spec, folder: pathlib.Path) -> xr.Dataset | None:
-    """The results of a program; None if it has none, or damaged ones or those of another config:
-    then running it again writes them, or says why it cannot."""
-    try:
-        dataset = results.read_results(folder)
-    except (FileNotFoundError, ValueError):
-        return None
-    return None if spec.difference(results.config_of(dataset), run_spec.what) else dataset
-
-
 def _parts_of_joined(study: spec.Study, workdir: pathlib.Path) -> Sequence[xr.Dataset | None]:
     """What the joined results of this study hold of each program; None if there are none."""
-    none = [None] * len(study.programs)
-    try:
-        joined = results.read_results(workdir)
-    except (FileNotFoundError, ValueError):
-        return none
-    if spec.difference(results.config_of(joined), study.what):
-        return none
-    if joined.attrs.get("shard") != study.how_as_run["shard"]:
-        return none
+    if (joined := directory.results_of(workdir, study)) is None:
+        return [None] * len(study.programs)
     return results.split(joined, study.axes)
 
 

@@ -228,7 +228,9 @@ def _checkpoints(
     steps = checkpoint.stored_steps(workdir) if (workdir / "checkpoints").exists() else []
     if not steps:
         # A run writes them first.
-        is_lost = (dataset is not None or _had_results(workdir, config)) and "merged" not in config
+        is_lost = not config.get("merged") and (
+            dataset is not None or _had_results(workdir, config)
+        )
         told = "lost, although there are results" if is_lost else "none yet"
         (report.wrong if is_lost else report.found).append(f"checkpoints: {told}")
         return newest

@@ -89,8 +89,7 @@ def with_loss(line, value):
 
 
 def other_config(folder):
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
+    config = directory.read_whole_config(folder)
     config["what"]["d"] = 7
     directory.write_whole_config(config, folder)
 
