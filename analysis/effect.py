@@ -2,8 +2,9 @@
 
     python -m analysis.effect DIR
 
-For runs of configs/sweep.py, configs/patch_cifar.py and configs/cifar.py (published or small). Exit
-status 1 if a promise is missed, 2 if the run cannot be judged, as where it is not finished.
+For runs of configs/sweep.py, configs/lazy_limit.py, configs/mitigation.py (also its variant limit),
+configs/patch_cifar.py and configs/cifar.py (published or small). Exit status 1 if a promise is
+missed, 2 if the run cannot be judged, as where it is not finished.
 """
 
 import pathlib
@@ -51,6 +52,39 @@ def of_sweep(dataset: xr.Dataset) -> list[Promise]:
     ]
 
 
+def of_mitigation(dataset: xr.Dataset) -> list[Promise]:
+    """The small rate with noise before the activations against that without, and the large rate;
+    means over seeds (appendix F.1)."""
+    rates, noise = dataset["eta_init"].values, dataset["noise_init"].values
+    large, small = int(rates.argmax()), int(np.argmin(rates + noise))
+    (noisy,) = np.flatnonzero(noise)
+    until = float(dataset["annealed_at"].isel(eta_init=noisy).max())
+    before = (dataset["flow_time"] > 0) & (dataset["flow_time"] < until)
+    size = abs(dataset["second_difference"].mean("seed")).where(before, drop=True)
+    share = size.isel(eta_init=small) / size.isel(eta_init=noisy)
+    error = results.final(dataset, "test_error_p_only").transpose("seed", "eta_init").values
+    mean, standard_error = results.mean_and_error(error[:, large] - error[:, noisy])
+    return [
+        Promise(
+            "|second difference| of the small rate until the noise is annealed, without over with "
+            "it, least",
+            float(share.min(skipna=False)),
+            3.0,
+        ),
+        Promise(
+            "P-only error, largest rate less small rate with noise, in standard errors of the "
+            "paired difference",
+            float(mean / standard_error),
+            -2.0,
+        ),
+    ]
+
+
+def of_synthetic(dataset: xr.Dataset) -> list[Promise]:
+    is_mitigation = "noise_init" in dataset.coords and dataset["noise_init"].dims == ("eta_init",)
+    return of_mitigation(dataset) if is_mitigation else of_sweep(dataset)
+
+
 def _least(values: xr.DataArray, more: str, less: str) -> float:
     """By how many points one arm is above another, in the seed in which it is least."""
     return 100 * float((values.sel(arm=more) - values.sel(arm=less)).min(skipna=False))
@@ -93,8 +127,10 @@ def of_patch(dataset: xr.Dataset) -> list[Promise]:
     ]
 
 
+OF_SYNTHETIC = (of_synthetic, "must have eta_init as its only axis, and flow time 40")
 PROMISES = {
-    "two_layer": (of_sweep, "must have eta_init as its only axis, and flow time 40"),
+    "two_layer": OF_SYNTHETIC,
+    "lazy_limit": OF_SYNTHETIC,
     "patch_cifar": (
         of_images,
         "must have arm as its only axis, with small and large (and without patches noise)",

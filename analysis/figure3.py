@@ -3,7 +3,7 @@
     python -m analysis.figure3 DIR
 
 DIR is a run of configs/patch_cifar.py. Writes DIR/figures/figure3.png, .pdf and .md, with the
-paper's statements (section 6 and appendix H.2) beside what the run measured. "Before annealing" is
+paper's statements (section 6) beside what the run measured. "Before annealing" is
 one time for all arms, just before the first of them is annealed.
 """
 

@@ -22,6 +22,8 @@ def main(nets_folder: pathlib.Path, limit_folder: pathlib.Path) -> int:
         if of_run.attrs["problem"] != problem or not dims <= set(of_run["status"].dims):
             named = ", ".join(sorted(dims))
             raise ValueError(f"{told} ({name} must be a run of {problem} along {named})")
+        if not of_run.attrs["complete"]:
+            print(f"{name} is not finished: the gap is that of what both have recorded")
     try:
         gaps = results.limit_gaps(nets, limit)
     except KeyError:

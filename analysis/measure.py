@@ -30,7 +30,7 @@ import numpy as np
 import xarray as xr
 
 from analysis import script
-from lr_order_jax import engine, fields, figures, load, results
+from lr_order_jax import engine, fields, figures, load, results, sweep
 from lr_order_jax.algorithm import Status
 from lr_order_jax.problem import Data, Model, ShowsActivations, Variable
 from lr_order_jax.problems.patch_cifar import EVALUATION_BATCH, PatchCifar
@@ -141,7 +141,8 @@ def evaluation(
         are those of the run. What is said of training examples is then of examples drawn anew.
 
     Raises:
-      ValueError: if a field is none of the problem's, or the weights do not fit it.
+      ValueError: if a field is none of the problem's, or the weights do not fit it, or it makes no
+        difference.
     """
     problem, grid = run.problem, run.grid
     if changed:
@@ -153,6 +154,8 @@ def evaluation(
         if shapes[0] != shapes[1]:
             raise ValueError(f"--changed: the weights of the run do not fit {dict(changed)}")
         grid = run.grid_of(problem)
+        if _is_same_evaluation(run, problem, grid):
+            raise ValueError(f"--changed: {dict(changed)} changes nothing of an evaluation")
     evaluate = engine.make_evaluate(problem, run.spec.ways.driving)
     mapped = run.mapped(lambda data, hypers, model: evaluate(data, hypers.task, model))
     of_seeds = data_of_seeds(grid)
@@ -178,6 +181,21 @@ def _changed(run: StoredRun, changed: Mapping[str, Any]) -> Any:
             raise ValueError(f"--changed: {name} is swept, it says nothing of an evaluation")
     values = {name: fields.convert(name, value, rules[name]) for name, value in changed.items()}
     return type(run.problem).build(dataclasses.replace(run.problem.fields, **values))
+
+
+def _is_same_evaluation(run: StoredRun, problem: Any, grid: sweep.Grid) -> bool:
+    """Whether an evaluation is the same computation, on the same data, as that of the run."""
+
+    def told(problem, grid):
+        data = sweep.data_of_seed(grid.data, 0)
+        task = jax.tree.map(lambda leaf: leaf[0, 0], run.grid.hypers.task)
+        traced = jax.make_jaxpr(engine.make_evaluate(problem, "scan"))(data, task, model)
+        return re.sub(r" at 0x\w+", "", str(traced)), [*jax.tree.leaves(data), *traced.consts]
+
+    state = run.state_structure
+    model = Model(state.params, state.stats, state.watched)
+    (ours, our_arrays), (theirs, their_arrays) = told(run.problem, run.grid), told(problem, grid)
+    return ours == theirs and all(map(np.array_equal, our_arrays, their_arrays))
 
 
 def wrong_patch(run: StoredRun, steps: Sequence[int] | None = None) -> xr.Dataset:
@@ -393,10 +411,7 @@ def interpolation(
         moves |= not all(map(np.array_equal, *map(jax.tree.leaves, (begin.stats, end.stats))))
         on_line = [mapped(run.data, _between(begin, end, share)) for share in t]
         along = {name: np.stack([v[name] for v in on_line], axis=-1) for name in numbers}
-        loss = along["train_loss"]
-        with np.errstate(invalid="ignore"):  # a loss can be infinite
-            straight = loss[..., :1] * (1 - t) + loss[..., -1:] * t
-            return along | {"barrier": np.max(loss - straight, axis=-1)}
+        return along | {"barrier": barrier(along["train_loss"], t)}
 
     dataset = _along(run, checkpoints, line, variables, {"t": list(t)})
     dataset["t"].attrs["long_name"] = ends
@@ -407,6 +422,13 @@ def interpolation(
             "between the ends, and barriers, can be theirs alone."
         )
     return dataset
+
+
+def barrier(loss: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Largest of the losses (..., T) at places t from 0 to 1 above the line between its ends."""
+    with np.errstate(invalid="ignore"):  # a loss can be infinite
+        straight = loss[..., :1] * (1 - t) + loss[..., -1:] * t
+        return np.max(loss - straight, axis=-1)
 
 
 def _origin(run: StoredRun, steps: Sequence[int] | None, start: int | None) -> Checkpoint:
@@ -429,8 +451,12 @@ def _origin(run: StoredRun, steps: Sequence[int] | None, start: int | None) -> C
 def _told(run: StoredRun, column: int) -> str:
     """A column of members by the values of its axes."""
     index = np.unravel_index(column, [len(axis) for axis in run.grid.axes])
-    pairs = zip(run.grid.axes, index, strict=True)
-    return ", ".join(f"{axis.name} = {axis.values[axis.name][i]}" for axis, i in pairs)
+    told = []
+    for axis, i in zip(run.grid.axes, index, strict=True):
+        is_told_apart = len(set(axis.values[axis.name])) == len(axis)
+        names = [axis.name] if is_told_apart else axis.values
+        told += [f"{name} = {axis.values[name][i]}" for name in names]
+    return ", ".join(told)
 
 
 def _between(start: PyTree, end: PyTree, share: float) -> PyTree:
@@ -696,10 +722,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def file_name(name: str, options: Mapping[str, Any]) -> str:
     """NAME of a measurement's files, and what of its options makes it another measurement."""
-    told = dict(options.get("changed") or {})
     defaults = _defaults(name)
-    rest = {key: value for key, value in options.items() if key not in ("changed", "steps")}
-    told |= {key: value for key, value in rest.items() if value != defaults[key]}
+    told = {
+        key: options[key] for key in defaults if options.get(key, defaults[key]) != defaults[key]
+    }
+    told |= told.pop("changed", {})
+    if "steps" in told:
+        told["steps"] = "+".join(map(str, told["steps"]))
     parts = ",".join(f"{key}={value}" for key, value in told.items())
     return "-".join([name, re.sub(r"[^\w.=,+-]+", "_", parts)]) if parts else name
 

@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import textwrap
+import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from analysis import script
 from lr_order_jax import __version__, figures, files, lemmas, load, results
 from lr_order_jax.problems import assumptions
 from lr_order_jax.results import Table
-from lr_order_jax.stored import StoredRun
+from lr_order_jax.stored import StoredRun, as_typed
 
 PANELS = 4
 MOST_IN_KEY = 24  # members whose colour is told above the panels; hovering tells all
@@ -141,17 +142,20 @@ def _older(run: StoredRun, measured: xr.Dataset) -> str:
     if "checkpoint" in measured.dims:
         last, newest = int(measured["checkpoint"].max()), max(run.checkpoints, default=0)
         return f"older: up to step {last}, the newest checkpoint is {newest}" * (last < newest)
-    behind = measured.attrs.get("steps_taken", 0) < int(run.dataset["steps_taken"].sum())
+    behind = int(measured.attrs.get("steps_taken", 0)) < int(run.dataset["steps_taken"].sum())
     return "older: the run has gone on since" * behind
 
 
-def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
+def part_of(folder: pathlib.Path, title: str, beside: pathlib.Path) -> Part:
     """What there is to say of a directory; `beside` is where the report will be."""
     run = load(folder)
     config, dataset = run.config, run.dataset
     is_study = run.programs != (run,)
+    if not run.programs:
+        raise ValueError("none of its programs is here")
     problem = run.programs[0].problem
     sessions = config["sessions"]
+    of_parts = sessions if config.get("merged") else []
     versions = config.get("versions", {})
     statuses = {}
     for value, name in zip(
@@ -166,6 +170,7 @@ def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
         ("members", ", ".join(f"{count} {name}" for name, count in statuses.items())),
         ("seeds", _text([int(seed) for seed in dataset["seed"]])),
         ("command", run.command),
+        *(("of a run that was joined", as_typed(s["command"])) for s in of_parts),
         ("sessions", str(len(sessions))),
         ("machine", _text(list(config.get("device", {}).values()))),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
@@ -191,11 +196,15 @@ def part_of(folder: pathlib.Path, beside: pathlib.Path) -> Part:
             else:
                 tables.append(found[0])
                 pictures.append(found[1])
-    title = folder.resolve().name
     names_of_files = ("results.nc", "metrics.jsonl", "config.json", "checkpoints", "analysis")
     there = [name for name in names_of_files if (folder / name).exists()]
-    links = [(name, os.path.relpath(folder / name, beside)) for name in there]
+    links = [
+        (name, urllib.parse.quote(os.path.relpath(folder / name, beside).replace(os.sep, "/")))
+        for name in there
+    ]
     state = "complete" if dataset.attrs["complete"] else "not finished"
+    if shard := dataset.attrs.get("shard"):
+        state += f", shard {shard}"
     fields = [(name, _text(value)) for name, value in sorted(config["what"].items())]
     audit = assumptions.join([program.config.get("audit", []) for program in run.programs])
     audit_of = f"{title}, all {len(run.programs)} programs" if is_study else title
@@ -238,8 +247,9 @@ def _lines_of_part(part: Part, names: Iterable[str], of_run: dict[str, str], das
     columns = results.columns_of(dataset)
     for column, colour in zip(columns, figures.hex_colours(len(columns)), strict=True):
         labels = of_run | results.label_of(dataset, column)
+        points = of_run | results.point_of(dataset, column)
         label = ", ".join(f"{name} {value}" for name, value in labels.items())
-        chosen = {axis: labels[axis] for axis in (*of_run, *column)}
+        chosen = {axis: points[axis] for axis in (*of_run, *column)}
         curves = {
             name: dataset[name].isel(column).transpose("seed", ...).values
             for name in names
@@ -348,7 +358,7 @@ def _page_of_curves(parts: Sequence[Part]) -> tuple[str, str, str, list[str]]:
             "xs", first, source=source, view=view, line_color="colour", line_dash="dash",
             line_width="width", hover_line_width=4,
         )  # fmt: skip
-        tips = [("", "@label"), (clock.replace("_", " "), "$data_x"), ("value", "$data_y")]
+        tips = [("", "@label"), (clock.replace("_", " "), "$snap_x"), ("value", "$snap_y")]
         panel.add_tools(HoverTool(renderers=[drawn], tooltips=tips, line_policy="nearest"))
         picked = Select(value=first, options=options, title="variable", sizing_mode="stretch_width")
         turn = {"lines": [drawn], "axis": panel.yaxis[0], "told": of_axis, "picked": picked}
@@ -380,11 +390,16 @@ def report(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
 
     Raises:
       FileNotFoundError: for a directory without results.
-      ValueError: if the directories have different clocks.
+      ValueError: if the directories have different clocks, or one is given twice.
     """
-    parts = [part_of(folder, out.parent) for folder in folders]
-    if len({part.title for part in parts}) < len(parts):
-        parts = [part._replace(title=str(part.folder)) for part in parts]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("one of them is given twice")
+    titles = [folder.resolve().name for folder in folders]
+    if len(set(titles)) < len(titles):
+        titles = [str(folder) for folder in folders]
+    parts = [
+        part_of(folder, title, out.parent) for folder, title in zip(folders, titles, strict=True)
+    ]
     clocks = {results.clock_of(part.dataset) for part in parts}
     if len(clocks) > 1:
         raise ValueError("some have epochs, some flow times: they cannot stand side by side")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import xarray as xr
 
-from lr_order_jax import figures, files, results
+from lr_order_jax import figures, files, memory, results
 from lr_order_jax.checkpoint import NoCheckpoint
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.stored import StoredRun
@@ -149,8 +149,9 @@ def run(usage: str, count: int, body: Callable[..., int]) -> None:
 def told(folders: Sequence[pathlib.Path], body: Callable[[], int]) -> NoReturn:
     """Exits with the status that body() returns.
 
-    A file that cannot be read (OSError) or written and results that do not fit (the other errors
-    below) are told in one line, with status 2; a disk that is full or fails, with status 1.
+    A file that cannot be read (OSError) or written, results that do not fit (ConfigError and the
+    like) and too little memory are told in one line, with status 2; a disk that is full or fails,
+    with status 1.
     """
     status = 2
     try:
@@ -171,5 +172,9 @@ def told(folders: Sequence[pathlib.Path], body: Callable[[], int]) -> NoReturn:
             line = f"{error.filename or folders[0]}: cannot be read ({error.strerror or error})"
     except (ConfigError, KeyError, TypeError, ValueError, NoCheckpoint) as error:
         line = f"{' '.join(map(str, folders))}: {error.args[0] if error.args else error}"
+    except Exception as error:
+        if not memory.is_exhausted(error):
+            raise
+        line = f"{' '.join(map(str, folders))}: needs more memory than there is"
     print(f"error: {line}", file=sys.stderr)
     sys.exit(status)

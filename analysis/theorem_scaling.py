@@ -8,7 +8,6 @@ DIR/figures/theorem_scaling.png, .pdf and .md: slopes in log-log with 95 % inter
 theorems say of P-only examples, O(kappa) for L-S and Omega(1) for S.
 """
 
-import math
 import pathlib
 
 import numpy as np
@@ -18,12 +17,6 @@ from analysis.script import Compared
 from lr_order_jax import figures, load, results
 
 CLAIMS = {"L-S": "error = O(kappa): at least 1", "S": "error = Omega(1): 0"}
-
-
-def _told(slope: float, half: float) -> str:
-    if math.isnan(slope):
-        return "-"
-    return f"{slope:.2f}" if math.isnan(half) else f"{slope:.2f} +- {half:.2f}"
 
 
 def main(folder: pathlib.Path) -> int:
@@ -52,7 +45,9 @@ def main(folder: pathlib.Path) -> int:
         slope, half = results.fit_slope(x, errors)
         rule = figures.RULE_LABELS.get(name, name)
         claim = CLAIMS.get(name, "-") if label.startswith("kappa") else "-"
-        rows.append(Compared(f"slope against {label}, {rule}", claim, _told(slope, half)))
+        rows.append(
+            Compared(f"slope against {label}, {rule}", claim, results.slope_text(slope, half))
+        )
         if name in CLAIMS:
             means = ", ".join(
                 f"{at:.3g}: {results.with_error(e, 100)}" for at, e in zip(x, errors.T, strict=True)

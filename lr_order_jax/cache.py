@@ -3,10 +3,12 @@
 import contextlib
 import os
 import pathlib
+import warnings
 
 import jax
 
 from lr_order_jax.fields import ConfigError
+from lr_order_jax.progress import say
 
 MOST_BYTES = 2**30
 """Of kept programs; beyond it the oldest go."""
@@ -32,6 +34,7 @@ def keep_programs() -> None:
     (JAX_COMPILATION_CACHE_DIR; JAX_ENABLE_COMPILATION_CACHE=false keeps nothing), nor where the
     user's cache directory cannot be written or is none.
     """
+    _tell_damage_once()
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     try:
@@ -44,6 +47,22 @@ def keep_programs() -> None:
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _tell_damage_once() -> None:
+    """One line instead of a warning of JAX for each program that cannot be read or kept."""
+    show = warnings.showwarning
+    told: list[object] = []
+
+    def show_or_tell(message, *arguments, **named):
+        if "persistent compilation cache" not in str(message):
+            show(message, *arguments, **named)
+        elif not told:
+            told.append(message)
+            folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+            say(f"{folder}: programs cannot be read or kept there, they are compiled anew")
+
+    warnings.showwarning = show_or_tell
 
 
 def _drop_oldest(folder: pathlib.Path, most: int = MOST_BYTES) -> None:

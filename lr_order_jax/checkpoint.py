@@ -158,6 +158,8 @@ class Checkpoints:
             raise ValueError(f"cannot be read ({in_one_line(error)})") from error
         if files.seal(meta) != seal:
             raise ValueError("its metadata do not match their checksum")
+        if meta.get("step", step) != step:
+            raise ValueError(f"it is the checkpoint of step {meta['step']}, under another name")
         found = digests(tree)
         told = {_plain(path): digest for path, digest in meta["digests"].items()}
         for path in sorted(set(found) | set(told)):

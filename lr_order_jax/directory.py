@@ -2,20 +2,22 @@
 
 import contextlib
 import fcntl
+import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import xarray as xr
 
 from lr_order_jax import __version__, files, results
 from lr_order_jax.fields import ConfigError
+from lr_order_jax.progress import say
 from lr_order_jax.spec import Spec, Study, difference, digest
 
 
@@ -40,6 +42,8 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
     except UnicodeEncodeError:  # what is written there knows no other names
         raise ConfigError(f"--workdir={str(workdir)!r}: must be a name in UTF-8") from None
     try:
+        if workdir.is_symlink() and not workdir.exists():
+            raise ConfigError(f"--workdir={workdir}: is a link to what is not there")
         if workdir.exists() and not workdir.is_dir():
             raise ConfigError(f"--workdir={workdir}: is not a directory")
         is_new = not workdir.exists()
@@ -57,6 +61,8 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
                 raise FileNotFoundError  # removed with its directory by a run that was refused
         except (BlockingIOError, FileNotFoundError):
             raise ConfigError(f"--workdir={workdir}: is in use by a live run") from None
+        except OSError as error:  # some mounted file systems know no locks
+            say(f"{workdir}: cannot be locked ({error.strerror}); start no second run there")
         try:
             yield
         except Exception:
@@ -70,7 +76,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def read_whole_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """The stored config.json. Its `seal` is compared with the rest; the first versions had none.
+    """The stored config.json, which its `seal` is compared with.
 
     Raises:
       FileNotFoundError: if there is none.
@@ -84,10 +90,10 @@ def read_whole_config(workdir: pathlib.Path) -> dict[str, Any]:
         parts |= {"how": dict(stored.get("how", {})), "programs": list(stored.get("programs", ()))}
         if not all(isinstance(name, str) for name in parts["programs"]):
             raise TypeError("a program is named by a string")
-        found = files.seal(stored)
+        is_whole = told == files.seal(stored)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ConfigError(f"{path}: is not a readable config.json; restore or remove it") from None
-    if told not in (None, found):
+    if not is_whole:
         raise ConfigError(f"{path}: does not match its seal; restore or remove it")
     return {**stored, **parts}
 
@@ -121,6 +127,9 @@ def results_of(workdir: pathlib.Path, run_spec: Spec | Study) -> xr.Dataset | No
 def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:
     """Refuses a directory in which something else was computed, by config.json or, where that is
     lost, by results.nc. What its checkpoints hold is compared as they are restored."""
+    for path in (workdir / name for name in FILES):
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: is not a file; move it away")
     if stored := read_config(workdir):
         if stored.get("merged"):
             raise ConfigError(f"--workdir={workdir}: holds merged parts, which no run continues")
@@ -136,6 +145,22 @@ def check_config(workdir: pathlib.Path, run_spec: Spec | Study) -> None:
         raise ConfigError(f"--workdir={workdir}: holds {there} of this config, not {here}")
 
 
+FILES = ("config.json", "metrics.jsonl", "results.nc")
+"""Those of every run."""
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xarray")
+"""Those whose versions are kept."""
+
+
+def _kind_of(device: jax.Device) -> str:
+    """What a device is called; of a CPU, as Linux calls it, where it does."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"model name\s*: (.+)", pathlib.Path("/proc/cpuinfo").read_text())
+        if device.platform == "cpu" and found:
+            return found[1].strip()
+    return device.device_kind
+
+
 def write_config(workdir: pathlib.Path, run_spec: Spec | Study, audit: Sequence[Any]) -> None:
     """Writes config.json: what and how, the directories of a study's programs, which assumptions
     hold, and the command and machine of each session so far."""
@@ -145,12 +170,11 @@ def write_config(workdir: pathlib.Path, run_spec: Spec | Study, audit: Sequence[
         "versions": {
             "lr_order_jax": __version__,
             "python": platform.python_version(),
-            "jax": jax.__version__,
-            "numpy": np.__version__,
+            **{name: importlib.metadata.version(name) for name in LIBRARIES},
         },
         "device": {
             "platform": device.platform,
-            "kind": device.device_kind,
+            "kind": _kind_of(device),
             "count": jax.device_count(),
         },
         "processes": jax.process_count(),

@@ -12,12 +12,15 @@ Time is counted on the host from integer step counts and float64 rates: sums of 
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import os
 import pathlib
+import platform
 import signal
 import time
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,15 +67,17 @@ class Interrupted(Exception):
 
 
 class Signals:
-    """Remembers SIGINT or SIGTERM, so that the loop can end between chunks. A second one kills."""
+    """Remembers SIGINT, SIGTERM or SIGHUP, so that the loop can end between chunks. A second one
+    kills. A SIGHUP that is ignored, as under nohup, stays so."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            self._previous[signum] = signal.signal(signum, self._remember)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+                self._previous[signum] = signal.signal(signum, self._remember)
         return self
 
     def _remember(self, signum, frame) -> None:
@@ -124,8 +129,11 @@ class _Run:
         self.step = self.target = 0  # present step, step of the next event; of the present group
         self.steps_before = 0  # steps and starts of the groups that have ended
         self.waiting: list[int] = []  # columns of the groups to come
+        self.at_once: int | None = None  # columns that fit so far; None: not asked yet, or set
+        self.kept_at: list[float] = []  # times that were to be kept when the checkpoint was written
         self.records_before = 0  # of the results that are there, until as many are written
         self.metrics_bytes = 0  # length of metrics.jsonl that belongs to this state
+        self.metrics_digest: str | None = None  # of that, as the newest checkpoint has it
         self.kept: Any = sweep.init_state(self.problem, self.grid)  # on the host, as last fetched
         self.columns: list[int] = []  # those on the device
 
@@ -152,23 +160,34 @@ class _Run:
             say(line)
         return found
 
+    @functools.cached_property
+    def digests_of_data(self) -> dict[str, str]:
+        """Of what all seeds share: what was read, not drawn."""
+        return digests({"shared": self.grid.data.shared})
+
     # Groups: columns that are on the device at once. Each starts at step 0.
 
     def columns_at_once(self, waiting: Sequence[int]) -> int:
-        """How many of the columns that wait are trained together: all, if they fit."""
+        """How many of the columns that wait are trained together: all, if they fit, but never more
+        than before in this run: what is free then must not change its last digits."""
         if (asked := self.spec.how.group_size) is not None:
             return min(asked, len(waiting))
         free = self.free_memory()
         need = functools.cache(lambda count: self.members.memory(self.kept, waiting[:count]))
         fit = processes.all_do(lambda: memory.columns_that_fit(need, len(waiting), free))
         self.tell_memory(len(waiting), fit, need(fit), free)
-        return int(processes.gathered(fit).min())
+        fit = int(processes.gathered(fit).min())
+        self.at_once = min(self.at_once or fit, fit)
+        return self.at_once
 
     def free_memory(self) -> int | None:
-        """Bytes that each process can give to a device; None if one does not know."""
+        """Bytes that each process can give to its devices; None if one does not know."""
         free = memory.free_on_device()
-        if free is not None and jax.default_backend() == "cpu":
-            free -= memory.HOST_COPIES * memory.size_of(self.kept)
+        if memory.devices_share_the_host():  # as do the processes that run on it
+            host = zlib.crc32(platform.node().encode())
+            beside = int(np.sum(processes.gathered(host) == host))
+            if free is not None:
+                free = free // beside - memory.HOST_COPIES * memory.size_of(self.kept)
         # All compile the same programs: in some places they wait for each other.
         least = processes.gathered(-1 if free is None else free).min()
         return None if least == -1 else int(least)
@@ -207,14 +226,17 @@ class _Run:
         devices = min(len(processes.devices(self.spec.how.devices)), count)
         if memory.devices_share_the_host():
             devices = min(jax.process_count(), count)
-        stored = memory.size_of(self.kept) / self.kept.status.size  # a program can take less data
-        member = max((taken - data) / -(-count // devices), stored)
+        stored = memory.size_of(self.kept) / self.kept.status.size
+        taken = max(taken, int(data + stored * -(-count // devices)))  # a step can take less data
+        member = (taken - data) / -(-count // devices)
         several = f" on each of {devices}" if devices > 1 else ""
         text = f"memory: {memory.human(taken)}{several} for {count} members, "
         text += f"{memory.human(member)} a member and {memory.human(data)} of data"
         if free is not None:
             most = int(max(memory.SHARE * free - data, 0) / member) * devices
-            text += f"; {memory.human(free)} free, room for about {most} members at once"
+            text += (
+                f"; {memory.human(free)} free, room for about {most} members of these seeds at once"
+            )
         say(text)
 
     # The state, and what it says.
@@ -460,15 +482,20 @@ class _Run:
         assert checkpoints is not None
         with open(self.workdir / "metrics.jsonl", "rb+") as file:
             os.fsync(file.fileno())
+        self.metrics_digest = self._digest_of_metrics()
         meta: dict[str, Any] = {
             "format": FORMAT,
             "step": self.steps_before + self.step,
             "steps_before": self.steps_before,
             "waiting": self.waiting,
+            "at_once": self.at_once,
+            "keep_at": list(self.spec.how.keep_at),
             "time": self.least_time(),
             "target": self.target,
             "columns": self.columns,
             "metrics_bytes": self.metrics_bytes,
+            "metrics_digest": self.metrics_digest,
+            "data": self.digests_of_data,
             "what": dict(self.spec.what),
             "shard": self.spec.how.shard,
             "devices": len(processes.devices(self.spec.how.devices)),
@@ -497,8 +524,10 @@ class _Run:
         self.history = {name: tree["history"][name] for name in self.history}  # in our order
         self.next_record = tree["next_record"]
         self.waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)
+        self.at_once, self.kept_at = meta.get("at_once"), meta.get("keep_at", [])
         self.step, self.target = meta["step"] - self.steps_before, meta["target"]
         self.metrics_bytes = meta["metrics_bytes"]
+        self.metrics_digest = meta.get("metrics_digest")
         self.refuse_too_few_devices(meta["columns"], meta.get("devices", 0))
         self.put_columns(meta["columns"])
         return True
@@ -517,6 +546,11 @@ class _Run:
         members = self.names_of_members()
         if told := spec.difference(meta.get("members", members), members):  # the first had none
             raise ConfigError(f"{checkpoints.directory}: holds other members: {told}")
+        if meta.get("data", self.digests_of_data) != self.digests_of_data:
+            raise ConfigError(
+                f"{checkpoints.directory}: its data set holds other numbers than the one that is "
+                "read now; restore that or give a new --workdir"
+            )
         ours, stored = by_path(self._tree()), by_path(tree)
         layouts = [{path: (a.shape, a.dtype) for path, a in t.items()} for t in (ours, stored)]
         if meta.get("format") != FORMAT or layouts[0] != layouts[1]:
@@ -527,19 +561,26 @@ class _Run:
         return arranged_like(self._tree(), tree), meta
 
     def open_metrics(self) -> None:
-        """Cuts metrics.jsonl back to the lines of the present state, or writes lost ones again."""
+        """Cuts metrics.jsonl back to the lines of the present state, or writes all of them again
+        if they are not those that the checkpoint knows of."""
         path = self.workdir / "metrics.jsonl"
         path.touch()
         if not self.metrics_bytes:
             self._keep_metrics(path)
-        if path.stat().st_size >= self.metrics_bytes:
+        is_whole = self.metrics_digest in (None, self._digest_of_metrics())  # None: first versions
+        if path.stat().st_size >= self.metrics_bytes and is_whole:
             os.truncate(path, self.metrics_bytes)
             return
-        say(f"{path}: lines are missing, writing it again from the checkpoint")
+        say(f"{path}: lines are missing or damaged, writing it again from the checkpoint")
         made = np.argwhere(np.isfinite(np.moveaxis(self.history["step"], -1, 0)))
         lines = "".join(self.metrics_line(s, h, t) for t, s, h in made)
         files.write_aside(path, lambda aside: aside.write_text(lines))
         self.metrics_bytes = path.stat().st_size
+
+    def _digest_of_metrics(self) -> str:
+        """Of the lines that belong to the present state."""
+        with open(self.workdir / "metrics.jsonl", "rb") as file:
+            return hashlib.blake2b(file.read(self.metrics_bytes), digest_size=16).hexdigest()
 
     def _keep_metrics(self, path: pathlib.Path) -> None:
         """Keeps lines that belong to no checkpoint until this run has made them again: they may be
@@ -556,7 +597,8 @@ class _Run:
         if not kept.exists():
             return
         made = set((self.workdir / "metrics.jsonl").read_bytes().splitlines())
-        if set(kept.read_bytes().splitlines()) <= made:
+        lines = kept.read_bytes().splitlines(keepends=True)  # the last one can have been cut off
+        if {line.rstrip() for line in lines if line.endswith(b"\n")} <= made:
             kept.unlink()
         else:
             say(f"{kept}: holds lines that this run has not made; left there")
@@ -635,6 +677,11 @@ class _Run:
         for point in self.spec.how.keep_at:
             if point > self.time[-1]:
                 say(f"config.keep_at = {point:g}: is beyond the end, {self.time[-1]:g}; not kept")
+            elif resumed and point < self.least_time() and point not in self.kept_at:
+                say(f"config.keep_at = {point:g}: the run has gone beyond it; not kept")
+        if (size := self.spec.how.group_size) is not None and len(self.columns) > size:
+            told = f"{len(self.columns)} columns of members have started together, and stay so"
+            say(f"config.group_size = {size}: {told}")
         start = time.perf_counter()
         self.take_steps(0)
         count, kind = self.members.devices_used, jax.devices()[0].device_kind
@@ -699,7 +746,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
 
     Raises:
       ConfigError: if the config or the directory cannot serve; nothing there is overwritten.
-      Interrupted: after SIGINT or SIGTERM, with everything saved.
+      Interrupted: after SIGINT, SIGTERM or SIGHUP, with everything saved.
     """
     if signals is None:
         with Signals() as listening:
@@ -718,7 +765,8 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
             resumed = this.restore(checkpoints)
             if not resumed:
                 this.start_group(range(this.grid.shape[1]))
-            if not resumed or not this.ended.all():
+            is_told = processes.json_of_first((workdir / "config.json").exists())
+            if not (resumed and is_told and this.ended.all()):
                 audit = this.audit()
                 processes.first_does(lambda: directory.write_config(workdir, run_spec, audit))
             processes.first_does(this.open_metrics)

@@ -25,11 +25,11 @@ def _colours(count: int):
 
 
 def hex_colours(count: int) -> list[str]:
-    """Colours as "#rrggbb", dark enough for lines on white."""
+    """Colours as "#rrggbb" for lines on white: of a contrast of 3 or more (WCAG, graphics)."""
     import matplotlib
     from matplotlib.colors import to_hex
 
-    return [to_hex(c) for c in matplotlib.colormaps["viridis"](np.linspace(0.0, 0.75, count))]
+    return [to_hex(c) for c in matplotlib.colormaps["plasma"](np.linspace(0.0, 0.62, count))]
 
 
 def _rate_columns(dataset: xr.Dataset) -> list[dict[str, int]]:
@@ -163,7 +163,8 @@ def error_against_shape(dataset: xr.Dataset) -> Any:
             axis.plot(x, mean, color=colours[name], ls="--", lw=1, label=RULE_LABELS[name])
             continue
         slope, half_width = results.fit_slope(x, errors)
-        told = f": slope {slope:.2f} +- {half_width:.2f} (95 %)" if np.isfinite(slope) else ""
+        told = f": slope {results.slope_text(slope, half_width)} (95 %)"
+        told *= bool(np.isfinite(half_width))  # of several seeds
         bars = error * results.quantile_95(len(errors))
         axis.errorbar(x, mean, bars, color=colours[name], marker="o", capsize=3, label=name + told)
     if sizes[0] > 0:
@@ -293,7 +294,7 @@ def limit_gap(nets: xr.Dataset, limit: xr.Dataset) -> Any:
         xscale="log", yscale="log", xlabel="m_v", ylabel="over the largest |D| of the limit"
     )
     axes[-1].legend(fontsize="small")
-    figure.suptitle(f"{nets.sizes['seed']} seeds (band: one standard error)")
+    figure.suptitle(f"{_heading(nets)} (band: one standard error)")
     return figure
 
 
@@ -513,9 +514,7 @@ def _key_of_members(figure: Any, dataset: xr.Dataset, colours: Any) -> None:
     from matplotlib.lines import Line2D
 
     columns = results.columns_of(dataset)
-    labels = [
-        ", ".join(results.label_of(dataset, column)[axis] for axis in column) for column in columns
-    ]
+    labels = [", ".join(results.point_of(dataset, column).values()) for column in columns]
     figure.legend(
         [Line2D([], [], color=colour, marker="o", ms=4) for colour in colours], labels,
         title=", ".join(columns[0]), loc="outside right upper", fontsize="x-small",

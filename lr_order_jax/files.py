@@ -1,6 +1,7 @@
 """Files are written whole or not at all, what stands in JSON has a seal, and an error of the
 machine is not taken for damage."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -22,7 +23,8 @@ _OF_THE_FILE = (
 
 
 def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) -> None:
-    """Writes a file beside `path` by `write(temporary path)`, flushes it and renames it."""
+    """Writes a file beside `path` by `write(temporary path)`, flushes it and renames it, for good
+    where the file system can flush a directory."""
     path = pathlib.Path(path)
     aside = path.with_name(f".{path.name}.writing")
     try:
@@ -36,6 +38,12 @@ def write_aside(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) -
         raise OSError(error.errno, error.strerror, str(path)) from error  # not each names the file
     finally:
         aside.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_json(value: Any, path: str | os.PathLike) -> None:

@@ -229,6 +229,8 @@ def measured(dataset: xr.Dataset) -> list[tuple[str, str, xr.DataArray, str]]:
     found.append(("4.1", "time of annealing", annealed, "time_4_1"))
 
     def signal(of_arm):
+        if results.config_of(dataset).get("structure") == "convolution":  # V is W
+            return of_arm["signal_squared_w"]
         return of_arm["signal_squared_w"] + of_arm["signal_squared_v"]
 
     if "signal_squared_w" in dataset:

@@ -6,15 +6,18 @@
 
 Exit status: 0 when results are whole (or nothing is found wrong), 1 where a check finds something
 wrong, a disk is full or fails (what was saved before is whole), or the program itself fails, 2 with
-one line on stderr for a wrong config or input, 130 after SIGINT and 143 after SIGTERM, with
-everything saved. With LR_ORDER_JAX_TRACEBACK=1 in the environment a failure of the program is told
-by its traceback instead of one line.
+one line on stderr for a wrong config or input, 130 after SIGINT, 143 after SIGTERM and 129 after
+SIGHUP (a terminal that is closed), with everything saved. With LR_ORDER_JAX_TRACEBACK=1 in the
+environment a failure of the program is told by its traceback instead of one line.
 """
 
 import signal
 
-if __name__ == "__main__":  # Ctrl-C while modules load: there is nothing to save yet
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from lr_order_jax import progress
+
+if __name__ == "__main__":  # before other modules load
+    progress.open_streams()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save yet
 
 import contextlib
 import dataclasses
@@ -34,8 +37,8 @@ from lr_order_jax import (
     cache,
     directory,
     experiment,
+    memory,
     processes,
-    progress,
     results,
     spec,
     study,
@@ -235,8 +238,7 @@ def _run() -> None:
         say(f"{interruption}: stopped{saved}; {_continues(workdir)}")
         sys.exit(128 + interruption.signum)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        told = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
-        if not told and "RESOURCE_EXHAUSTED" not in str(error):
+        if not memory.is_exhausted(error):
             raise
         say("error: this config needs more memory than there is: reduce sizes, widths or members")
         processes.leave(2)

@@ -42,6 +42,13 @@ def refuse_beyond(free: int | None, taken: int, what: str) -> None:
         )
 
 
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on the host or on a device."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+    return isinstance(error, MemoryError)
+
+
 def free_on_host() -> int | None:
     """Bytes that a process can still take, within its control group too; None where Linux does not
     tell."""

@@ -18,6 +18,7 @@ import xarray as xr
 
 from lr_order_jax import directory, figures, files, results, verify
 from lr_order_jax.fields import ConfigError, in_one_line
+from lr_order_jax.problems import assumptions
 from lr_order_jax.spec import difference
 from lr_order_jax.stored import StoredRun
 
@@ -44,11 +45,14 @@ def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.D
       OSError: if a file cannot be written.
     """
     out = pathlib.Path(out)
-    runs = [_open(pathlib.Path(workdir)) for workdir in workdirs]
+    once = {pathlib.Path(workdir).resolve(): pathlib.Path(workdir) for workdir in workdirs}
+    runs = [_open(workdir) for workdir in once.values()]
     parts = [_read(run) for run in runs]
     lines = dict.fromkeys(itertools.chain.from_iterable(map(_lines, runs, parts)))
     dims = [str(dim) for dim in parts[0]["status"].dims]
     what = _common(runs, parts, dims)
+    for (run, part), (other, of_other) in itertools.combinations(zip(runs, parts, strict=True), 2):
+        _compare(part, of_other, dims, f"{run.workdir} and {other.workdir}")
     whole = join(parts, dims)
     for dim in dims:
         for name in _fields_along(whole, dim):
@@ -59,14 +63,19 @@ def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.D
         what = asked  # as it was resolved, to the letter
     whole.attrs["config"] = json.dumps(what, sort_keys=True)
     names = _figures_of(runs[0])
+    # Where a member is in two parts their counts do not add up: none is told then.
+    is_parted = sum(part["status"].size for part in parts) == whole["status"].size
+    audit = assumptions.join([r.config.get("audit", ()) for r in runs]) if is_parted else []
     config = {
         **runs[0].config,
         "what": what,
         "how": {**runs[0].config["how"], "shard": None},
-        "audit": [],  # each part has its own members
+        "audit": audit,
         "merged": [os.path.relpath(run.workdir, out) for run in runs],
         "sessions": [session for run in runs for session in run.config["sessions"]],
     }
+    for line in verify.wrong_lines("\n".join(lines), whole):
+        raise ConfigError(f"the joined results contradict the parts' metrics.jsonl: {line}")
     text = "".join(f"{line}\n" for line in lines)
     with _held(out, config):
         directory.write_whole_config(config, out)
@@ -185,11 +194,19 @@ def _common(
             told = told.replace(" there", f" in {first.workdir}").replace(" here", "")
             raise ConfigError(f"{run.workdir}: is of another config: {told}")
         alike = [str(dim) for dim in part["status"].dims] == list(dims)
-        if not alike or set(part.variables) != set(parts[0].variables):
-            raise ConfigError(f"{run.workdir}: has other axes or variables than {first.workdir}")
+        if not alike:
+            told = f"{run.workdir}: its axes differ from those of {first.workdir}"
+            raise ConfigError(f"{told} (a field is an axis where it has several values)")
+        if set(part.variables) != set(parts[0].variables):
+            raise ConfigError(f"{run.workdir}: has other variables than {first.workdir}")
         if not np.array_equal(part[clock].values, parts[0][clock].values):
             raise ConfigError(f"{run.workdir}: has other points of {clock} than {first.workdir}")
     return dict(runs[0].config["what"])
+
+
+def _points(dataset: xr.Dataset, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The points of a dimension, as tuples of the values of its fields."""
+    return list(zip(*(dataset[name].values.tolist() for name in names), strict=True))
 
 
 def _without(what: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
@@ -199,6 +216,30 @@ def _without(what: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
 def _fields_along(dataset: xr.Dataset, dim: str) -> list[str]:
     """The fields whose values tell the points of a dimension apart."""
     return [str(name) for name, c in dataset.coords.items() if c.dims == (dim,)]
+
+
+def _compare(ours: xr.Dataset, theirs: xr.Dataset, dims: Sequence[str], where: str) -> None:
+    """Refuses two parts that disagree on a member that both have; names the first such member."""
+    common = []
+    for dim in dims:
+        names = _fields_along(ours, dim)
+        there = {point: i for i, point in enumerate(_points(theirs, names))}
+        points = enumerate(_points(ours, names))
+        common.append([(point, i, there[point]) for i, point in points if point in there])
+    variables = [n for n in ours.data_vars if set(dims) <= set(ours[n].dims)]
+    for member in itertools.product(*common):
+        at, at_theirs = ({d: m[k] for d, m in zip(dims, member, strict=True)} for k in (1, 2))
+        for name in variables:
+            one, two = ours[name].isel(at).values, theirs[name].isel(at_theirs).values
+            if not np.array_equal(one, two, equal_nan=one.dtype.kind == "f"):
+                names = [n for dim in dims for n in _fields_along(ours, dim)]
+                values = itertools.chain.from_iterable(point for point, _, _ in member)
+                of = ", ".join(f"{n} = {v}" for n, v in zip(names, values, strict=True))
+                size = np.nanmax(np.abs(np.asarray(one, float) - two), initial=0.0)
+                raise ConfigError(
+                    f"{where} disagree on the member {of}: {name} by up to {size:.2g} (parts that "
+                    "were cut otherwise differ by rounding); leave one of them out"
+                )
 
 
 def join(parts: Sequence[xr.Dataset], dims: Sequence[str]) -> xr.Dataset:
@@ -213,28 +254,49 @@ def join(parts: Sequence[xr.Dataset], dims: Sequence[str]) -> xr.Dataset:
     Raises:
       ConfigError: if two parts disagree on a member, or members are missing.
     """
+    is_one_config = len({part.attrs["config"] for part in parts}) == 1
+    asked = json.loads(parts[0].attrs["config"]) if is_one_config else {}
+    names = {dim: _fields_along(parts[0], dim) for dim in dims}
+    points = {}  # those along each dimension; one value of a zipped field can stand in several
+    for dim in dims:
+        brought = [point for part in parts for point in _points(part, names[dim])]
+        keys = ["seeds" if name == "seed" else name for name in names[dim]]
+        in_order = zip(*(asked[key] for key in keys), strict=True) if asked else brought
+        points[dim] = list(dict.fromkeys(in_order))
+
+    def numbered(part: xr.Dataset) -> xr.Dataset:
+        numbers = {
+            dim: [points[dim].index(point) for point in _points(part, names[dim])] for dim in dims
+        }
+        fields = [name for dim in dims for name in names[dim]]
+        return part.drop_vars(fields).assign_coords(numbers)
+
     try:
-        whole = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="override")
+        whole = xr.merge(
+            map(numbered, parts), join="outer", compat="no_conflicts", combine_attrs="override"
+        )
     except xr.MergeError as error:
         told = str(error).partition(" on objects")[0]
         raise ConfigError(f"parts disagree on members that both have: {told}") from None
-    except ValueError:  # an index cannot tell points apart
-        told = "an axis holds a value twice (zipped with others), such parts cannot be merged"
-        raise ConfigError(told) from None
-    is_one_config = len({part.attrs["config"] for part in parts}) == 1
-    asked = json.loads(parts[0].attrs["config"]) if is_one_config else {}
-    for dim in dims:
-        brought = itertools.chain.from_iterable(part[dim].values.tolist() for part in parts)
-        order = asked.get("seeds" if dim == "seed" else dim) or list(dict.fromkeys(brought))
-        whole = whole.reindex({dim: order})
+    whole = whole.reindex({dim: range(len(points[dim])) for dim in dims})
     absent = whole["status"].isnull()
     if absent.any():
         missing = [
-            ", ".join(f"{dim} = {whole[dim].values[k]}" for dim, k in zip(dims, index, strict=True))
+            ", ".join(
+                f"{name} = {value}"
+                for dim, k in zip(dims, index, strict=True)
+                for name, value in zip(names[dim], points[dim][k], strict=True)
+            )
             for index in np.argwhere(absent.values)
         ]
         told = "; ".join(results.first_of(missing, MOST_TOLD, "members"))
         raise ConfigError(f"members are missing: {told}")
+    whole = whole.drop_vars(dims)
+    for dim in dims:
+        columns = zip(*points[dim], strict=True)
+        whole = whole.assign_coords(
+            {name: (dim, list(c)) for name, c in zip(names[dim], columns, strict=True)}
+        )
     for name, variable in parts[0].variables.items():  # an outer join makes floats of integers
         whole[name] = whole[name].astype(variable.dtype).assign_attrs(variable.attrs)
     whole.attrs.pop("shard", None)

@@ -109,6 +109,10 @@ def join() -> None:
     """
     if settings := _settings():
         _tell_and_probe(settings)
+    elif os.environ.get("SLURM_PROCID", "0") == "0":
+        found = ", ".join(f"{name} = {os.environ[name]}" for name in SLURM if name in os.environ)
+        detected = f"the processes of {found}" if found else "what JAX detects here"
+        say(f"joining {detected}, within {JOIN_WITHIN} s")
     # Signals are ours, see `experiment.Signals`: JAX's own service takes SIGTERM away.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -119,6 +123,11 @@ def join() -> None:
             shutdown_timeout_seconds=LOST_AFTER,
         )
     except ValueError as error:
+        for name in (name for name in SLURM if "NODELIST" not in name):
+            if not (number := os.environ.get(name, "0")).isdigit():
+                raise ConfigError(
+                    f"config.distributed = True: {name} = {number!r}: must be a whole number >= 0"
+                ) from None
         raise ConfigError(
             f"config.distributed = True: no cluster is detected ({in_one_line(error)}): start it "
             f"by srun, mpirun or on a TPU slice, or set {', '.join(OURS)}"

@@ -1,11 +1,24 @@
 """What a run tells while it goes on: a bar on a terminal, a plain line now and then elsewhere."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
 
 PLAIN_EVERY = 20.0  # seconds between plain lines
+
+
+def open_streams() -> None:
+    """Opens stdin, stdout and stderr to nowhere where a caller has closed them (`2>&-`): else the
+    next file that is opened would take their place and what libraries print."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, so this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (to the end)
 
 
 _quiet_as: str | None = None  # name of a process beside the one that tells what happens
@@ -87,12 +100,14 @@ class Progress:
             f"{speed:.3g} steps/s, {left} left"
         )
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, description=text)
+            with contextlib.suppress(OSError):  # a terminal that is gone
+                self._bar.update(self._task, completed=done, total=total, description=text)
         elif time.monotonic() - self._told >= PLAIN_EVERY:
             self._told = time.monotonic()
             say(f"{done / max(total, 1):4.0%}  {text}")
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):
+                self._bar.stop()
             self._bar = None

@@ -321,6 +321,7 @@ def with_error(values: Any, scale: float = 1.0, digits: int = 2) -> str:
     mean, error = mean_and_error(np.asarray(values) * scale)
     if math.isnan(mean):
         return "-"
+    mean = round(float(mean), digits) + 0.0  # no "-0.00"
     if math.isnan(error):
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} +- {error:.{digits}f}"
@@ -542,8 +543,23 @@ def accuracy_table(dataset: xr.Dataset) -> Table:
 
 
 def _short_label(dataset: xr.Dataset, column: Mapping[str, int]) -> dict[str, str]:
-    """`label_of` without the fields that are zipped with another: one name an axis."""
-    return {name: text for name, text in label_of(dataset, column).items() if name in column}
+    """`label_of` without the fields that are zipped with another, where that tells the points of
+    an axis apart: one name an axis."""
+
+    def is_needed(name: str) -> bool:
+        dim = str(dataset[name].dims[0])
+        return name == dim or len(np.unique(dataset[dim])) < dataset.sizes[dim]
+
+    return {name: text for name, text in label_of(dataset, column).items() if is_needed(name)}
+
+
+def point_of(dataset: xr.Dataset, column: Mapping[str, int]) -> dict[str, str]:
+    """The point of a column on each axis, as text that no other point of the axis has."""
+    texts: dict[str, list[str]] = {axis: [] for axis in column}
+    for name, text in _short_label(dataset, column).items():
+        axis = str(dataset[name].dims[0])
+        texts[axis].append(text if name == axis else f"{name} {text}")
+    return {axis: ", ".join(of_axis) for axis, of_axis in texts.items()}
 
 
 def final_table(dataset: xr.Dataset) -> Table:
@@ -597,6 +613,18 @@ def _significant(values: xr.DataArray) -> str:
     if math.isnan(mean):
         return "-"
     return f"{mean:.4g}" if math.isnan(error) else f"{mean:.4g} +- {error:.2g}"
+
+
+def slope_text(slope: float, half_width: float) -> str:
+    """A slope of `fit_slope` with its interval if it has one; "-" if there is none.
+
+    Examples:
+        >>> slope_text(0.5, 0.12), slope_text(0.5, math.nan), slope_text(math.nan, math.nan)
+        ('0.50 +- 0.12', '0.50', '-')
+    """
+    if math.isnan(slope):
+        return "-"
+    return f"{slope:.2f}" if math.isnan(half_width) else f"{slope:.2f} +- {half_width:.2f}"
 
 
 def config_of(dataset: xr.Dataset) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class How:
     devices: int | None = fields.integer(1, optional=True)  # of those of a process; unset: all
     distributed: bool = fields.switch()  # joins other processes, see `processes.join`
     shard: str | None = fields.text(
-        "i/n, i from 1 to n", r"[1-9]\d{0,8}/[1-9]\d{0,8}", optional=True
+        "i/n, i from 1 to n, of 9 digits at most", r"[1-9]\d{0,8}/[1-9]\d{0,8}", optional=True
     )
     group_size: int | None = fields.integer(1, optional=True)  # columns of members at once, at most
     checkpoint_every: float = fields.non_negative()  # seconds between checkpoints

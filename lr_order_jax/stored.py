@@ -112,6 +112,22 @@ def data_of_seeds(grid: sweep.Grid) -> list[Data]:
     return [sweep.data_of_seed(grid.data, s) for s in range(len(grid.seeds))]
 
 
+def as_typed(argv: Sequence[str]) -> str:
+    """The command of a process with these words.
+
+    Examples:
+        >>> as_typed(["/here/lr_order_jax/main.py", "--config=configs/sweep.py"])
+        'python -m lr_order_jax.main --config=configs/sweep.py'
+        >>> as_typed(["search.py", "40"])  # which has called the package
+        'python search.py 40'
+    """
+    program, *arguments = argv
+    is_main = pathlib.Path(program).parts[-2:] == ("lr_order_jax", "main.py")
+    return shlex.join(
+        ["python", *(["-m", "lr_order_jax.main"] if is_main else [program]), *arguments]
+    )
+
+
 class StoredRun:
     """A run's directory, read lazily; see `lr_order_jax.load`."""
 
@@ -125,8 +141,11 @@ class StoredRun:
 
     @property
     def command(self) -> str:
-        """The command that ran last in the directory."""
-        return shlex.join(["python", "-m", "lr_order_jax.main", *self.config["command"][1:]])
+        """The command that ran last in the directory, or has joined it of parts."""
+        if parts := self.config.get("merged"):
+            folders = [os.path.normpath(self.workdir / part) for part in parts]
+            return shlex.join(["python", "-m", "analysis.merge", *folders, f"--out={self.workdir}"])
+        return as_typed(self.config["command"])
 
     @functools.cached_property
     def dataset(self) -> xr.Dataset:

@@ -26,7 +26,7 @@ def run(study: spec.Study, workdir: pathlib.Path) -> xr.Dataset | None:
 
     Raises:
       ConfigError: if a program's config or a directory cannot serve, before any is run.
-      Interrupted: after SIGINT or SIGTERM, with everything saved.
+      Interrupted: after SIGINT, SIGTERM or SIGHUP, with everything saved.
     """
     if not study.axes:
         return experiment.run(study.specs[0], workdir)

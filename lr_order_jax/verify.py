@@ -18,6 +18,8 @@ from lr_order_jax.algorithm import Status
 from lr_order_jax.fields import ConfigError, in_one_line
 from lr_order_jax.sweep import Axis
 
+MADE_AGAIN = 1e-3  # of a variable's largest value: on other devices or mapped otherwise, records
+# differ by what rounding grows to
 MOST_TOLD = 5  # wrong lines of metrics.jsonl that are told one by one
 NONE_WHOLE: tuple[int, Mapping[str, Any], int] = (-1, {}, 0)  # as `_checkpoints` returns it
 
@@ -140,6 +142,8 @@ def _programs(
     if missing := [name for name in names if not (workdir / name / "config.json").exists()]:
         told = f"programs {', '.join(missing)}: not there"
         (report.wrong if is_complete else report.found).append(told)
+        for name in (name for name in missing if _holds_files(workdir / name)):
+            report.wrong.append(f"{name}: config.json is missing; the same command writes it again")
     for name in (name for name in names if name not in missing):
         of_program = _part(name, report, lambda folder, _: verify(folder), workdir / name)
         for ours, theirs in zip(report, of_program or (), strict=False):
@@ -150,7 +154,13 @@ def _programs(
             parts.append(results.read_results(workdir / name))
         except (OSError, ValueError):  # told above
             parts.append(None)
-    if dataset is None or all(part is None for part in parts):
+    if dataset is None:
+        return
+    for name, part in zip(names, results.split(dataset, _axes(config)), strict=True):
+        if results.count_records(part) and not _has_checkpoint(workdir / name):
+            told = f"{name}: its checkpoints are lost, although results.nc holds records of it"
+            report.wrong.append(f"{told}; restore them or give a new --workdir")
+    if all(part is None for part in parts):
         return
     joined = results.join(config["what"], _axes(config), parts)
     of_time = {
@@ -159,10 +169,20 @@ def _programs(
         if results.clock_of(joined) in values.dims
     }
     before = len(report.wrong)
-    _records(dataset, "the programs", of_time, report)
+    _records(dataset, "the programs", of_time, report, again="")
     is_same = results.digest(joined) == results.digest(dataset)
     if joined.attrs["complete"] and is_complete and not is_same and len(report.wrong) == before:
         report.wrong.append("results.nc: differs from the results of the programs")
+
+
+def _holds_files(folder: pathlib.Path) -> bool:
+    """Whether a run has come as far as to write a file there; its config.json is the first."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return any(path.name != ".lock" and not path.name.endswith(".writing") for path in paths)
+
+
+def _has_checkpoint(folder: pathlib.Path) -> bool:
+    return any(path.name.isdigit() for path in folder.glob("checkpoints/*"))
 
 
 def _axes(config: Mapping[str, Any]) -> list[Axis]:
@@ -273,7 +293,11 @@ def _other_members(members: Mapping[str, Any], dataset: xr.Dataset) -> str:
 
 
 def _records(
-    dataset: xr.Dataset, of_checkpoint: str, history: Mapping[str, Any], report: Report
+    dataset: xr.Dataset,
+    of_checkpoint: str,
+    history: Mapping[str, Any],
+    report: Report,
+    again: str = "; the same command computes that again",
 ) -> None:
     """The records of the newest whole checkpoint, or of a study's programs, against results.nc,
     which is written after it."""
@@ -288,17 +312,30 @@ def _records(
         return
     made = np.isfinite(history["step"])  # (S, H, points of time)
     ours_made = np.isfinite(dataset["step"].values.reshape(made.shape))
+    goes_beyond = bool(np.any(ours_made & ~made))  # these records have been made again
     for name, records in history.items():
         ours = dataset[name].values.reshape(records.shape)
         both = made & ours_made
-        if not np.array_equal(ours[both], records[both], equal_nan=True):
+        if not _are_equal(ours[both], records[both], _slack(ours, goes_beyond)):
             report.wrong.append(f"results.nc: its {name} differs from that of {of_checkpoint}")
     if np.any(made & ~ours_made):
         told = f"results.nc: is older than {of_checkpoint}; the same command writes it again"
         (report.wrong if dataset.attrs["complete"] else report.found).append(told)
-    if np.any(ours_made & ~made):
-        told = f"results.nc: goes beyond {of_checkpoint}; the same command computes that again"
-        report.found.append(told)
+    if goes_beyond:
+        report.found.append(f"results.nc: goes beyond {of_checkpoint}{again}")
+
+
+def _slack(values: np.ndarray, made_again: bool) -> float:
+    """By how much records may differ from these."""
+    return (
+        MADE_AGAIN
+        * float(np.max(np.abs(values), where=np.isfinite(values), initial=0.0))
+        * made_again
+    )
+
+
+def _are_equal(ours: np.ndarray, theirs: Any, slack: float) -> bool:
+    return np.allclose(ours, theirs, rtol=0, atol=slack, equal_nan=True)
 
 
 def _metrics(
@@ -321,7 +358,9 @@ def _metrics(
         )
     if dataset is None:
         return
-    whole = content[: max(metrics_bytes, content.rfind(b"\n") + 1)]  # the rest was being written
+    whole = content
+    if not dataset.attrs["complete"]:  # else nothing is being written
+        whole = content[: max(metrics_bytes, content.rfind(b"\n") + 1)]
     known = np.isfinite(history["step"]) if history else None
     wrong = list(wrong_lines(whole.decode(errors="replace"), dataset, known))
     for line in results.first_of(wrong, MOST_TOLD, "lines are wrong"):
@@ -347,6 +386,11 @@ def wrong_lines(text: str, dataset: xr.Dataset, known: np.ndarray | None = None)
     arrays = {str(name): array.values for name, array in dataset.items()}
     of_points = {name for name, values in arrays.items() if values.ndim == len(dims)}
     names_of_record = of_points | {name for names in along.values() for name in names}
+    made = np.isfinite(arrays["step"])
+    if known is None or known.size != made.size:
+        known = made
+    known = made & known.reshape(made.shape)
+    slack = {name: _slack(arrays[name], not np.array_equal(known, made)) for name in of_points}
     seen = set()
     for number, line in enumerate(text.splitlines(), 1):
         try:
@@ -367,11 +411,7 @@ def wrong_lines(text: str, dataset: xr.Dataset, known: np.ndarray | None = None)
             continue
         for name, value in sorted(values.items()):
             ours = arrays[name][index]
-            if not (ours == value or (np.isnan(ours) and np.isnan(value))):
+            if not _are_equal(ours, value, slack[name]):
                 yield f"line {number} has {name} = {value}, results.nc {ours}"
-    made = np.isfinite(arrays["step"])
-    if known is not None and known.size == made.size:
-        made = made & known.reshape(made.shape)
-    made = np.argwhere(made)
-    if missing := {tuple(map(int, index)) for index in made} - seen:
+    if missing := {tuple(map(int, index)) for index in np.argwhere(known)} - seen:
         yield f"{len(missing)} records of results.nc along {clock} are not in it"

@@ -28,6 +28,13 @@ def test_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
     assert {path.name for path in folder.iterdir()} == kept  # nothing was compiled anew
     one, two = ((tmp_path / name / "results.nc").read_bytes() for name in ("one", "two"))
     assert one == two
+    for path in folder.glob("*-cache"):
+        path.write_bytes(b"rubbish")
+    done = call(SMOKE, f"--workdir={tmp_path / 'three'}", environment=environment)
+    assert done.returncode == 0
+    assert (tmp_path / "three" / "results.nc").read_bytes() == one
+    assert done.stderr.count("programs cannot be read or kept there") == 1
+    assert "Warning" not in done.stderr
 
 
 def kept_by_jax(tmp_path, **environment):

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import shutil
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ def damage_missing_arrays(folder):
 def damage_meta(folder):
     path = folder / "meta" / "metadata"
     sealed = json.loads(path.read_text())
-    sealed["meta"]["step"] = 14
+    sealed["meta"]["list"] = [1, 3]
     path.write_text(json.dumps(sealed))
 
 
@@ -71,9 +72,18 @@ def damage_meta_text(folder):
     (folder / "meta" / "metadata").write_text("{")
 
 
+def damage_name(folder):
+    """An older checkpoint in its place."""
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name("10"), folder)
+
+
 @pytest.mark.parametrize(
     "damage",
-    [damage_bit, damage_truncated, damage_missing_arrays, damage_meta, damage_meta_text],
+    [
+        *(damage_bit, damage_truncated, damage_missing_arrays, damage_meta, damage_meta_text),
+        damage_name,
+    ],
 )
 def test_a_damaged_newest_is_set_aside_and_told(stored, damage):
     damage(stored.directory / "15")

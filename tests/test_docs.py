@@ -38,7 +38,7 @@ def test_every_module_is_in_the_reference():
     names = {str(p.relative_to(ROOT).with_suffix("")).replace("/", ".") for p in files}
     names = {name.removesuffix(".__init__") for name in names}
     packages = {"analysis", "lr_order_jax.data", "lr_order_jax.models", "lr_order_jax.problems"}
-    small = {"lr_order_jax.main", "lr_order_jax.data.images", "analysis.patch_picture"}
+    small = {"lr_order_jax.main", "analysis.patch_picture"}
     benchmarks = {name for name in names if name.startswith("analysis.benchmarks")}
     assert told == names - packages - small - benchmarks
 

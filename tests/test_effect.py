@@ -162,3 +162,20 @@ def test_a_run_without_patches_is_judged_at_its_end(values, status, tmp_path, ca
     results.write_results(plain(*values), tmp_path / "results.nc")
     assert command(tmp_path) == status
     assert "the procedural stand-in (not CIFAR-10), 2 seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("with_noise", "error", "status"), [(-0.1, 0.01, 0), (-0.3, 0.01, 1),
+                                                             (-0.1, 0.05, 1)])  # fmt: skip
+def test_mitigation(with_noise, error, status, tmp_path, capsys, command):
+    two = dataset(-0.6, -0.2, -0.8, CLEAR)
+    third = two.isel(eta_init=[1]).copy(deep=True)
+    third["second_difference"][..., 1] = with_noise
+    third["test_error_p_only"][:] = error + np.array([0, 0.01, 0.005])[:, None, None]
+    arms = xr.concat([two, third], "eta_init")
+    arms["annealed_at"] = ("seed", "eta_init"), np.full((3, 3), 80.0)
+    arms = arms.assign_coords(noise_init=("eta_init", [0.0, 0.0, 1.0]))
+    results.write_results(arms, tmp_path / "results.nc")
+    assert command(tmp_path) == status
+    told = capsys.readouterr().out
+    assert ("MISSED" in told) == bool(status)
+    assert "without over with it" in told

@@ -1,5 +1,6 @@
 """The host loop: what is recorded when, and that stopping and resuming change nothing."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,7 +9,16 @@ import signal
 import numpy as np
 import pytest
 
-from lr_order_jax import checkpoint, directory, experiment, progress, results, spec, verify
+from lr_order_jax import (
+    checkpoint,
+    directory,
+    experiment,
+    placement,
+    progress,
+    results,
+    spec,
+    verify,
+)
 from lr_order_jax.algorithm import Cause, Status
 from lr_order_jax.fields import ConfigError
 
@@ -173,6 +183,18 @@ def test_one_member_that_breaks_is_named_and_changes_no_other_by_a_bit(
         ours, theirs = (ds[name].values.copy() for ds in (broken, clean))
         ours[s, h], theirs[s, h] = 0, 0
         np.testing.assert_array_equal(ours, theirs, err_msg=str(name))
+
+
+def test_columns_of_which_all_members_break_change_no_other_by_a_bit(config, tmp_path):
+    """They are not dropped while the others run: last digits can depend on how many there are."""
+    rates = (0.03, 0.03, 0.03, 0.03)
+    noise = {"zipped": ("eta_init+noise_scale",), "eta_init": rates, "eta_1": 0.2}
+    clean = run(config(noise_scale=(0.5, 0.6, 0.7, 1.0), **noise), tmp_path / "clean")
+    wild = run(config(noise_scale=(1e38, 9e37, 8e37, 1.0), **noise), tmp_path / "wild")
+    assert (wild["status"].isel(eta_init=[0, 1, 2]) == Status.DIVERGED).all()
+    for name in ("train_loss", "second_difference", "test_error_p_only"):
+        ours, theirs = (ds[name].isel(eta_init=3).values for ds in (wild, clean))
+        np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
 
 def test_no_second_phase_means_no_step_in_it(config, tmp_path):
@@ -341,13 +363,15 @@ def test_an_edited_config_json_is_refused(config, tmp_path):
     run(config(), tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     stored = json.loads(path.read_text())
-    for changes in ({"how": stored["how"] | {"shard": "1/2"}}, {"audit": []}, {"seal": "0"}):
-        path.write_text(json.dumps(stored | changes))
+    unsealed = {name: value for name, value in stored.items() if name != "seal"}
+    changed = ({"how": stored["how"] | {"shard": "1/2"}}, {"audit": []}, {"seal": "0"})
+    for config_json in (*(stored | changes for changes in changed), unsealed):
+        path.write_text(json.dumps(config_json))
         with pytest.raises(ConfigError, match=r"config\.json: does not match its seal"):
             run(config(), tmp_path / "run")
-    del stored["seal"]  # as the first versions wrote it
-    path.write_text(json.dumps(stored))
+    path.unlink()  # what else is there says whose it is
     run(config(), tmp_path / "run")
+    assert verify.verify(tmp_path / "run").wrong == []
 
 
 def test_lines_of_metrics_that_no_checkpoint_knows_are_kept_to_the_end(
@@ -393,6 +417,43 @@ def test_whole_results_stay_until_a_run_that_fell_back_has_come_as_far(
     run(config(keep_at=(1.0,)), folder)
     assert (folder / "results.nc").read_bytes() == whole
     assert verify.verify(folder).wrong == []
+
+
+def test_records_that_are_made_again_in_another_way_are_not_wrong(config, tmp_path, monkeypatch):
+    """Their last digits may differ from those of results that still go beyond; more may not."""
+    folder = tmp_path / "run"
+    run(config(keep_at=(1.0,)), folder)
+    for step in checkpoint.stored_steps(folder)[1:]:
+        shutil.rmtree(folder / "checkpoints" / str(step))
+    measure = placement.Stacked.measure
+    off = [1 + 1e-6]
+
+    def rounded(self, due):
+        return {name: off[0] * value for name, value in measure(self, due).items()}
+
+    for off[0], told in ((1 + 1e-6, False), (1.01, True)):
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, 12, signal.SIGTERM)
+            patch.setattr(experiment, "CHUNK_SECONDS", 0.0)
+            patch.setattr(placement.Stacked, "measure", rounded)
+            with pytest.raises(experiment.Interrupted):
+                run(config(keep_at=(1.0,)), folder)
+        report = verify.verify(folder)
+        assert "results.nc: goes beyond the checkpoint" in "\n".join(report.found)
+        assert bool(report.wrong) == told
+
+
+def test_what_a_run_that_goes_on_cannot_heed_is_told(config, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 6, signal.SIGTERM)
+        with pytest.raises(experiment.Interrupted):
+            run(config(keep_at=(0.5,)), tmp_path / "run")
+    capsys.readouterr()
+    run(config(keep_at=(0.25, 0.5), group_size=1), tmp_path / "run")
+    told = capsys.readouterr().err
+    assert "config.keep_at = 0.25: the run has gone beyond it; not kept" in told
+    assert "config.keep_at = 0.5" not in told
+    assert "config.group_size = 1: 3 columns of members have started together" in told
 
 
 def test_lines_of_another_run_are_not_removed(config, tmp_path):
@@ -443,6 +504,48 @@ def test_results_without_checkpoints_are_refused_and_left_alone(config, tmp_path
     with pytest.raises(ConfigError, match="checkpoints: is not a directory"):
         run(config(), folder)
     assert snapshot(folder) == before | {folder / "checkpoints": b""}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "results.nc"])
+def test_a_directory_in_the_place_of_a_file_is_refused(config, tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    (tmp_path / "run" / name).mkdir()
+    with pytest.raises(ConfigError, match=rf"{name}: is not a file; move it away"):
+        run(config(), tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", name}
+
+
+def test_a_workdir_that_is_a_link_to_nowhere_is_refused(config, tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="is a link to what is not there"):
+        run(config(), tmp_path / "run")
+
+
+def test_a_lock_whose_directory_another_run_has_removed_is_none(config, tmp_path, monkeypatch):
+    """A run that is refused removes the directory it made, perhaps after we have opened its lock;
+    a third one could then lock a new file of that name."""
+    flock = directory.fcntl.flock
+
+    def lock_and_lose(lock, how):
+        flock(lock, how)
+        (tmp_path / "run" / ".lock").unlink()
+        (tmp_path / "run" / ".lock").touch()
+
+    monkeypatch.setattr(directory.fcntl, "flock", lock_and_lose)
+    with pytest.raises(ConfigError, match="is in use by a live run"):
+        run(config(), tmp_path / "run")
+
+
+def test_a_file_system_without_locks_is_told(config, tmp_path, monkeypatch, capsys):
+    def flock(*arguments):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(directory.fcntl, "flock", flock)
+    run(config(num_records=1), tmp_path / "run")
+    assert f"{tmp_path / 'run'}: cannot be locked (Operation not supported)" in (
+        capsys.readouterr().err
+    )
 
 
 def test_config_json_keeps_every_session(config, tmp_path, monkeypatch):
@@ -561,3 +664,40 @@ def test_a_profile_is_written_once_and_changes_nothing(config, tmp_path, monkeyp
     folder = tmp_path / "profiled" / "profile"
     assert capsys.readouterr().err.count(f"in {folder}") == 1
     assert len(list(folder.rglob("*.trace.json.gz"))) == 1
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_changed_line_of_metrics_is_written_again(config, tmp_path, monkeypatch, is_finished):
+    folder, path = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
+    if not is_finished:
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, 6, signal.SIGTERM)
+            with pytest.raises(experiment.Interrupted):
+                run(config(), folder)
+    else:
+        run(config(), folder)
+    text = path.read_text()
+    at = text.index('"train_loss": 0.') + len('"train_loss": 0.')
+    path.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
+    assert "has train_loss = " in " ".join(verify.verify(folder).wrong)
+    run(config(), folder)
+    assert verify.verify(folder).wrong == []
+    assert sorted(text.splitlines()) == sorted(
+        line for line in path.read_text().splitlines() if line in set(text.splitlines())
+    )
+
+
+def test_a_lost_config_json_of_a_finished_run_is_written_again(config, tmp_path):
+    run(config(), tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    run(config(), tmp_path / "run")
+    assert verify.verify(tmp_path / "run").wrong == []
+    assert directory.read_config(tmp_path / "run")["audit"]
+
+
+def test_a_run_is_not_continued_on_other_data(config, tmp_path, monkeypatch):
+    run(config(), tmp_path / "run")
+    other = {"shared/images": "0"}
+    monkeypatch.setattr(experiment._Run, "digests_of_data", other)
+    with pytest.raises(ConfigError, match="its data set holds other numbers"):
+        run(config(), tmp_path / "run")

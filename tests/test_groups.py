@@ -80,6 +80,29 @@ def test_stopping_in_any_group_and_another_size_afterwards_change_nothing(
     assert sorted(lines["parts"].splitlines()) == sorted(lines["whole"].splitlines())
 
 
+def test_what_is_free_when_a_run_goes_on_does_not_change_its_groups(
+    config,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
+    values = {"eta_init": (*RATES, 0.05, 0.04)}
+    fit = [2]
+    monkeypatch.setattr(memory, "columns_that_fit", lambda need, asked, free: min(fit[0], asked))
+    run(config(**values), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3, signal.SIGTERM)
+        patch.setattr(experiment, "CHUNK_SECONDS", 0.0)
+        with pytest.raises(experiment.Interrupted):
+            run(config(**values), tmp_path / "parts")
+    capsys.readouterr()
+    fit = [99]
+    run(config(**values), tmp_path / "parts")
+    assert "2 of 4 columns of members at once, 2 groups" in capsys.readouterr().err
+    whole, parts = (results.read_results(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.identical(parts)
+
+
 def test_a_group_that_ends_without_a_step_has_its_own_checkpoint(
     config,  # noqa: F811
     tmp_path,

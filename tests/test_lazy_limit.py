@@ -259,6 +259,68 @@ def test_a_wide_network_follows_the_limit(values, tiny):
         np.testing.assert_allclose(of_net, of_limit, rtol=bound)
 
 
+def apart(seed, eta_1, rate, q_scale=10.0, d=200, n=200, p0=0.1, q0=0.2, r=0.1, lam=1e-3, dt=0.2):
+    """Second differences and training losses of one arm of lazy_limit.py:A10 at flow times 200 and
+    400, from other draws and other code, in float64, the memory of Q summed as it stands."""
+    rng = np.random.default_rng(seed)
+    y, u = rng.choice([-1.0, 1.0], n), rng.random(n)
+    has_p, has_q = (u < p0) | (u >= p0 + q0), u >= p0
+    w, z = rng.normal(size=d), rng.normal(size=(n, d)) / np.sqrt(d)
+    w /= np.linalg.norm(w)
+    x1 = (z * (np.sign(z @ w) * y)[:, None] + y[:, None] * w / np.sqrt(d)) * has_p[:, None]
+    alpha = rng.uniform(0, q_scale, n) * has_q
+    along = np.eye(3)[np.where(y > 0, 0, rng.integers(1, 3, n))] * alpha[:, None]
+    gram, plane = x1 @ x1.T, np.array([[1, 0], [1, r], [1, -r]])
+    lengths = np.maximum(np.sqrt(np.diag(gram)), 1e-9)
+    cosines = gram / np.outer(lengths, lengths) * (1 - np.eye(n))
+    of_plane = plane @ plane.T
+    angles = of_plane / np.sqrt(np.outer(np.diag(of_plane), np.diag(of_plane)))
+    powers = 2 * np.arange(7)[:, None] + 1  # the arcsine of cosines of at most 0.4 or so
+    terms = gram * cosines ** powers[..., None] * arcsine_series(7)[:, None, None] / (2 * np.pi)
+    linear, series, variance, clock, decayed = np.zeros(n), np.zeros((7, n)), 1.0, 0.0, 0.0
+    after, steps = [], round(400 / dt)
+    then, decayed_then = np.zeros((2, steps))
+    of_q, own = np.zeros((steps, 3)), np.zeros((steps, n))
+    for t in range(steps + 1):
+        rho, decay = np.exp(then[:t] - clock), np.exp(decayed - decayed_then[:t])
+        kernel = 0.5 - np.arccos(np.clip(rho[:, None, None] * angles, -1, 1)) / (2 * np.pi)
+        g = -np.einsum("t,tjk,tj->k", decay, of_plane * kernel, of_q[:t])
+        f = along @ g - linear - series.sum(axis=0)
+        f -= np.diag(gram) * ((decay * np.arcsin(rho) / (2 * np.pi)) @ own[:t])
+        if t in (steps // 2, steps):
+            after += [g[1] + g[2] - 2 * g[0], np.logaddexp(0, -y * f).mean()]
+        if t == steps:
+            return after
+        gamma = rate if t < steps // 2 else eta_1 / 64  # dt / gamma steps at once
+        one = 1 - gamma * lam
+        all_of_dt = one ** (dt / gamma)
+        slope = -y / (1 + np.exp(y * f)) / n * gamma * (1 - all_of_dt) / (1 - one)
+        fresh = gamma**2 * lam * (2 - eta_1 * lam) / eta_1 * (1 - all_of_dt**2) / (1 - one**2)
+        lapse = np.log1p(fresh / (all_of_dt**2 * variance)) / 2
+        decayed += np.log(all_of_dt)
+        then[t], decayed_then[t] = clock + lapse / 2, decayed
+        of_q[t], own[t] = along.T @ slope, slope * has_p
+        linear = linear * all_of_dt + gram @ slope / 4
+        series = series * all_of_dt * np.exp(-powers * lapse)
+        series += terms @ slope * np.exp(-powers * lapse / 2)
+        variance = all_of_dt**2 * variance + fresh
+        clock += lapse
+
+
+@pytest.mark.slow
+def test_both_algorithms_end_as_in_an_implementation_apart(tmp_path):
+    """Means of 8 seeds here and 16 there, within three standard errors of their difference."""
+    values = dict(load_config("lazy_limit", "A10").items()) | {"num_test": 100, "num_records": 2}
+    ds = experiment.run(spec.parse(values), tmp_path / "run")
+    for i, rate in enumerate((0.1, 0.1 / 64)):
+        ours = ds.isel(eta_init=i, flow_time=[1, 2])[["second_difference", "train_loss"]]
+        ours = ours.to_array().transpose("seed", "flow_time", "variable").values.reshape(8, 4)
+        theirs = np.array([apart(seed, 0.1, rate) for seed in range(16)])
+        errors = np.hypot(*(x.std(axis=0, ddof=1) / np.sqrt(len(x)) for x in (ours, theirs)))
+        assert (errors < 0.03 * np.abs(theirs.mean(axis=0))).all()  # it can tell
+        assert (np.abs(ours.mean(axis=0) - theirs.mean(axis=0)) < 3 * errors).all()
+
+
 def test_a_run_follows_the_contract(values, tmp_path):
     ds = experiment.run(spec.parse(values(num_records=4)), tmp_path / "run")
     assert ds["train_loss"].dims == ("seed", "eta_init", "flow_time")

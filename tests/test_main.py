@@ -9,7 +9,7 @@ import time
 import pytest
 from conftest import COMPILATION_CACHE, ROOT
 
-from lr_order_jax import main, results
+from lr_order_jax import main, results, verify
 
 SWEEP = "--config=configs/sweep.py"
 SMOKE = "--config=configs/sweep.py:smoke"
@@ -265,7 +265,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_the_same_command_finishes_with_equal_bytes(whole, tmp_path, signum):
     child = started(LONG, tmp_path / "run")
     time.sleep(0.7)
@@ -283,6 +283,30 @@ def test_a_signal_saves_and_the_same_command_finishes_with_equal_bytes(whole, tm
     assert done.returncode == 0, done.stderr
     assert "continuing at step" in done.stderr
     assert written(tmp_path / "run") == whole
+
+
+def test_streams_that_are_closed_change_nothing(tmp_path):
+    """No file takes their numbers, so nothing that is printed gets into one."""
+    words = " ".join(command(SMOKE, f"--workdir={tmp_path / 'run'}"))
+    shell = ["bash", "-c", f"exec {words} <&- >&- 2>&-"]
+    environment = os.environ | COMPILATION_CACHE
+    assert subprocess.run(shell, cwd=ROOT, env=environment, check=False).returncode == 0
+    assert verify.verify(tmp_path / "run").wrong == []
+    assert results.read_results(tmp_path / "run").attrs["complete"] == 1
+
+
+def test_a_terminal_that_is_gone_ends_no_run(tmp_path):
+    ours, theirs = os.openpty()
+    environment = os.environ | COMPILATION_CACHE
+    child = subprocess.Popen(
+        command(SMOKE, f"--workdir={tmp_path / 'run'}"),
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    os.close(ours)  # each write of theirs fails from now on
+    told, _ = child.communicate(timeout=120)
+    assert child.returncode == 0
+    assert b"P-only error" in told
 
 
 def test_the_default_workdir_is_named_after_config_and_what_is_computed(tmp_path):

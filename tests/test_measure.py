@@ -16,7 +16,7 @@ import xarray as xr
 from conftest import ROOT, load_config
 
 import lr_order_jax
-from analysis import figure2, measure
+from analysis import figure2, measure, report
 from lr_order_jax import directory, engine, experiment, figures, results, spec
 from lr_order_jax.algorithm import Status
 from lr_order_jax.fields import ConfigError
@@ -139,6 +139,8 @@ def test_evaluation_on_other_examples(run):
         measure.evaluation(run, changed={"colour": 7})
     with pytest.raises(ValueError, match="eta_init is swept"):
         measure.evaluation(run, changed={"eta_init": (0.1,)})
+    with pytest.raises(ValueError, match=r"'flow_time_2': 9.0} changes nothing of an evaluation"):
+        measure.evaluation(run, changed={"flow_time_2": 9.0})
 
 
 def dense_hessian(run, step, s, h):
@@ -241,6 +243,10 @@ def test_lines_between_members(run):
     step = max(run.checkpoints)
     found = measure.interpolation(run, steps=[step], to=0, points=3)
     np.testing.assert_allclose(found["barrier"][0, :, 0], 0, atol=1e-6)  # to itself
+    loss = found["train_loss"].transpose(..., "t").values
+    above = loss - (loss[..., :1] + (loss[..., -1:] - loss[..., :1]) * [0, 0.5, 1])
+    np.testing.assert_allclose(found["barrier"], above.max(axis=-1), atol=1e-6)
+    assert measure.barrier(np.array([1.0, 3.0, 2.0]), np.array([0, 0.5, 1])) == 1.5
     a, b = (member_of(run, step, 0, h).params for h in (1, 0))
     middle = jax.tree.map(lambda x, y: (x + y) / 2, a, b)
     stats = member_of(run, step, 0, 0).stats
@@ -376,9 +382,9 @@ def test_what_makes_another_measurement_is_told_and_kept_apart(run, tmp_path, ca
     assert f"two_layer, evaluated with num_test = 60, q_scale = 0.5 at step {step}" in told
     assert f"two_layer, on lines to eta_init = 0.05 at step {step}" in told
     names = {path.stem for path in (folder / "analysis").iterdir()}
-    changed = "evaluation-num_test=60,q_scale=0.5"
-    lines = {"interpolation-points=2", "interpolation-points=2,to=1"}
-    assert names == {"evaluation", changed, *lines}
+    changed = f"evaluation-steps={step},num_test=60,q_scale=0.5"
+    lines = {"interpolation-points=2", f"interpolation-steps={step},to=1,points=2"}
+    assert names == {f"evaluation-steps={step}", changed, *lines}
     assert {path.stem for path in (folder / "figures").iterdir()} >= names
     found = xr.load_dataset(folder / "analysis" / f"{changed}.nc")
     assert json.loads(found.attrs["changed"]) == {"num_test": 60, "q_scale": 0.5}
@@ -388,8 +394,9 @@ def test_what_makes_another_measurement_is_told_and_kept_apart(run, tmp_path, ca
 
 def test_names_of_files_hold_no_separators():
     changed = {"data_dir": "/some/where", "side": 8}
-    name = measure.file_name("evaluation", {"changed": changed, "steps": (1,)})
-    assert name == "evaluation-data_dir=_some_where,side=8"
+    name = measure.file_name("evaluation", {"changed": changed, "steps": (1, 20)})
+    assert name == "evaluation-steps=1+20,data_dir=_some_where,side=8"
+    assert measure.file_name("evaluation", {"changed": None, "steps": None}) == "evaluation"
     assert measure.file_name("interpolation", {"start": 0, "to": None}) == "interpolation-start=0"
 
 
@@ -488,6 +495,20 @@ def test_hessian_products_of_a_wide_resnet_add_up_over_batches(images):
     np.testing.assert_allclose(mine, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
+class SeesTheImage:
+    """A network that finds the test image under the patch, and is right."""
+
+    def __init__(self, run):
+        shared = run.data[0].shared
+        self.images = run.problem.normalised(shared.test_images)
+        self.labels = jnp.asarray(shared.test_labels, jnp.int32)
+
+    def apply(self, variables, images, train):
+        is_same = jnp.abs(images[:, None] - self.images[None]) < 1e-4  # beside the patch
+        found = jnp.argmax(jnp.sum(is_same, axis=(2, 3, 4)), axis=1)
+        return jax.nn.one_hot(self.labels[found], 10)
+
+
 @pytest.mark.slow
 def test_wrong_patches(images):
     found = measure.wrong_patch(images)
@@ -496,6 +517,11 @@ def test_wrong_patches(images):
     counts = found["wrong_patch_believed"] * images.problem.fields.num_test
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(images.problem.__dict__, "network", SeesTheImage(images))
+        seen = measure.wrong_patch(images)
+    assert (seen["accuracy_under_wrong_patch"] == 1).all()
+    assert (seen["wrong_patch_believed"] == 0).all()
     again = measure.wrong_patch(images)  # the classes are drawn by the seed
     assert again.identical(found)
 
@@ -553,10 +579,11 @@ def test_the_command_writes_and_draws(run):
     done = command("norms", run.workdir, f"--steps={max(run.checkpoints)}")
     assert done.returncode == 0, done.stderr
     assert "signal_norm" in done.stdout
-    found = xr.load_dataset(run.workdir / "analysis" / "norms.nc")
+    stem = f"norms-steps={max(run.checkpoints)}"
+    found = xr.load_dataset(run.workdir / "analysis" / f"{stem}.nc")
     assert found["norm"].dims == ("checkpoint", "seed", "eta_init", "block")
     assert json.loads(found.attrs["config"])["d"] == 6
-    assert (run.workdir / "figures" / "norms.png").stat().st_size > 0
+    assert (run.workdir / "figures" / f"{stem}.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
@@ -578,7 +605,27 @@ def test_wrong_input_gives_one_line(run, arguments, line):
 
 
 @pytest.mark.slow
-def test_figures_of_all_measurements(run, images):
-    for of, name in ((run, "activations"), (run, "interpolation"), (images, "first_learned")):
-        figure = figures.measured(measure.MEASURES[name](of))
-        assert len(figure.axes) >= 2
+@pytest.mark.parametrize(
+    ("of", "names"),
+    [
+        ("run", ("evaluation", "activations", "interpolation", "norms")),
+        ("images", ("first_learned", "wrong_patch")),
+    ],
+)
+def test_the_report_shows_all_measurements(request, tmp_path, of, names):
+    """As they are read from their files."""
+    of = request.getfixturevalue(of)
+    folder = shutil.copytree(of.workdir, tmp_path / "run")
+    shutil.rmtree(folder / "analysis", ignore_errors=True)
+    for name in names:
+        found = measure.MEASURES[name](of)
+        assert len(figures.measured(found).axes) >= 2
+        (folder / "analysis").mkdir(exist_ok=True)
+        results.write_results(found, folder / "analysis" / f"{name}.nc")
+    report.report([folder], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    for name in names:
+        told = name.replace("_", " ").capitalize()
+        assert f"<caption>{told}: " in page
+        assert f'alt="{told}: ' in page
+    assert "(older: " not in page

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import ROOT
 
 import lr_order_jax
@@ -62,6 +63,45 @@ def test_merged_shards_are_the_whole_run(tiny, make, tmp_path, count):
     assert merged.grid.seeds == SEEDS
     assert len(merged.checkpoints) == 0
     assert (tmp_path / "whole" / "figures" / "learning_order.png").exists()
+    for ours, theirs in zip(
+        merged.config["audit"], lr_order_jax.load(one).config["audit"], strict=True
+    ):
+        for name in ("source", "statement", "relation", "holds", "decided", "members"):
+            assert ours[name] == theirs[name]
+    assert merged.command.startswith(f"python -m analysis.merge {shards[-1]} ")
+    twice = merge([*shards, shards[0]], tmp_path / "twice")  # as by a shell's pattern
+    assert twice.identical(merge(shards, tmp_path / "once"))
+    assert lr_order_jax.load(tmp_path / "twice").config["audit"]
+
+
+@pytest.mark.parametrize("mapping", ["vmap", "map"])
+def test_zipped_axes_that_repeat_a_value_are_merged_by_all_of_their_fields(
+    tiny, make, tmp_path, mapping
+):
+    """As in configs/mitigation.py: S without noise and with it have one initial rate."""
+    values = {
+        "eta_init": (0.2, 0.05, 0.05),
+        "noise_init": (0.0, 0.0, 1.0),
+        "zipped": ("eta_init+noise_init",),
+        "seeds": (3,),
+        "mapping": mapping,
+    }
+    one = make(tiny, f"one zipped {mapping}", **values)
+    shards = [make(tiny, f"{i}of3 {mapping}", shard=f"{i}/3", **values) for i in range(1, 4)]
+    whole = merge(shards[::-1], tmp_path / "whole")
+    wanted = results.read_results(one)
+    assert_joined(whole, wanted)
+    assert whole["noise_init"].values.tolist() == [0.0, 0.0, 1.0]
+    losses = results.final(whole, "train_loss").values.ravel()
+    assert abs(losses[2] - losses[1]) > 1e-3  # else the arms could be mixed up unseen
+    assert verify.verify(tmp_path / "whole").wrong == []
+    with pytest.raises(ConfigError, match=r"missing: seed = 3, eta_init = 0.05, noise_init = 1"):
+        merge(shards[:2], tmp_path / "third missing")
+    more = make(tiny, f"more zipped {mapping}", **(values | {"seeds": (5,)}))
+    extended = merge([one, more], tmp_path / "extended")
+    assert extended["seed"].values.tolist() == [3, 5]
+    xr.testing.assert_equal(extended.sel(seed=[3]), wanted)
+    assert verify.verify(tmp_path / "extended").wrong == []
 
 
 @pytest.mark.slow
@@ -111,8 +151,12 @@ def test_what_cannot_be_merged_is_told(tiny, make, tmp_path):
     text = "".join(f"{json.dumps(line | {'train_loss': 0.5})}\n" for line in lines)
     (again / "metrics.jsonl").write_text(text)
     results.write_results(changed, again / "results.nc")
-    with pytest.raises(ConfigError, match=r"disagree .*'train_loss'"):
+    told = "1of4 and .*again disagree on the member seed = 3, eta_init = 0.2: train_loss by up to 5"
+    with pytest.raises(ConfigError, match=told):
         merge([first, again], tmp_path / "out")
+    axes = make(tiny, "axes", eta_init=(0.2,), noise_scale=(0.5, 1.0))
+    with pytest.raises(ConfigError, match=r"1of4: its axes differ from those of .*axes"):
+        merge([axes, first], tmp_path / "out")
     results.write_results(changed.assign_attrs(complete=np.int32(0)), again / "results.nc")
     with pytest.raises(ConfigError, match="again: is unfinished"):
         merge([first, again], tmp_path / "out")

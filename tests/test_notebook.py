@@ -11,6 +11,7 @@ from conftest import COMPILATION_CACHE, ROOT
 from nbclient import NotebookClient
 
 NOTEBOOK = ROOT / "launch" / "colab.ipynb"
+EXECUTED = ROOT / "build" / "colab.ipynb"  # to be looked at
 
 
 def read():
@@ -32,6 +33,8 @@ def execute(folder):
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     client.execute()
+    EXECUTED.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, EXECUTED)
     outputs = [(cell.id, out) for cell in notebook.cells for out in cell.get("outputs", [])]
     images = [(name, out.data["image/png"]) for name, out in outputs if "data" in out]
     return "".join(out.get("text", "") for _, out in outputs), images

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import ROOT, load_config
 
 from analysis import figure1, figure2, figure3, table_h1, theorem_scaling
@@ -49,7 +50,7 @@ def test_a_script_draws_and_compares(runs, module, capsys):
     assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     text = (folder / "figures" / f"{name}.md").read_text()
     assert text in capsys.readouterr().out
-    assert "python -m lr_order_jax.main" in text
+    assert f"by `{load(folder).command}`" in text
     assert "| quantity | paper | this run |" in text
     assert "not finished" not in text
     assert ("the procedural stand-in (not CIFAR-10)" in text) == ("cifar" in SCRIPTS[module])
@@ -62,6 +63,26 @@ def test_widths_are_those_of_a_paper(runs):
     content = (runs / "patch_cifar" / "figures" / "figure3.pdf").read_bytes()
     box = content[content.index(b"/MediaBox") :].split(b"[")[1].split(b"]")[0].split()
     assert float(box[2]) == pytest.approx(6.75 * 72, abs=0.5)  # points
+
+
+def test_the_numbers_of_figure_1():
+    clean = np.array([[[0.1, 0.5, 0.6, 0.6, 0.65], [0.1, 0.3, 0.5, 0.7, 0.9]]] * 2)
+    dataset = xr.Dataset(
+        {
+            "clean_accuracy": (("seed", "arm", "epoch"), clean),
+            "annealed_at": (("seed", "arm"), np.array([[np.nan, 2.0]] * 2)),
+            "status": (("seed", "arm"), np.ones((2, 2), int)),
+            "step": (("seed", "arm", "epoch"), np.ones(clean.shape)),
+        },
+        {"seed": [0, 1], "arm": ["small", "large"], "epoch": np.arange(5.0)},
+    )
+    np.testing.assert_allclose(figure1.jump(dataset, "large"), 0.4)
+    assert figure1.first_behind(dataset) == 3
+    end, jump, behind = figure1.compared(dataset)
+    assert end.ours.startswith("25.00 +- 0.00 points")
+    assert jump.ours.startswith("40.00 +- 0.00 points")
+    assert "annealing: after 2 epochs" in behind.quantity
+    assert behind.ours == "3"
 
 
 def test_the_numbers_beside_the_papers(runs):

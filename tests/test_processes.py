@@ -287,10 +287,19 @@ def test_mpirun_inside_of_slurm_is_left_to_jax(environment, joined, monkeypatch)
 
 
 def test_a_cluster_is_detected_by_jax(environment, joined, capsys):
-    environment(SLURM)
+    environment(SLURM | {"SLURM_PROCID": "0"})
     processes.join()
     assert {name for name in joined if not name.endswith(("_seconds", "_timeout"))} == set()
-    assert "(detected by JAX), 2 devices, 2 of them here" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("joining the processes of SLURM_JOB_ID = ")
+    assert "(detected by JAX), 2 devices, 2 of them here" in told
+
+
+def test_a_number_of_slurm_that_is_none_is_named(environment, joined):
+    environment(SLURM | {"SLURM_NTASKS": "two"})
+    joined["error"] = ValueError("invalid literal for int()")
+    with pytest.raises(ConfigError, match="SLURM_NTASKS = 'two': must be a whole number"):
+        processes.join()
 
 
 @pytest.mark.parametrize(

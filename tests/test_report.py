@@ -1,5 +1,6 @@
 """The report: whole and without network, and in a browser its curves are drawn and switched."""
 
+import html
 import io
 import re
 import shutil
@@ -15,7 +16,7 @@ from conftest import ROOT, load_config
 
 import lr_order_jax
 from analysis import measure, report
-from lr_order_jax import experiment, results, spec, study
+from lr_order_jax import experiment, figures, results, spec, study
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -57,7 +58,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(sweep_run):
     outside = page[: page.index("<style>")] + re.sub(r"<script.*?</script>", "", page, flags=re.S)
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//[^"']*""", outside)
     for told in (
-        "Assumption 3.1", "python -m lr_order_jax.main", "jax ", "flow_time_1", "P-only", "Norms",
+        "Assumption 3.1", html.escape(run.command), "jax ", "flow_time_1", "P-only", "Norms",
         "results.nc",
         "complete", "Frobenius norm",
     ):  # fmt: skip
@@ -70,7 +71,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(sweep_run):
 
 
 def test_numbers_of_the_lines_are_those_of_the_results(sweep_run):
-    part = report.part_of(sweep_run, sweep_run)
+    part = report.part_of(sweep_run, "run", sweep_run)
     lines = report.lines_of([part])
     kinds, values = lines.columns["kind"], lines.columns["train_loss"]
     dataset = results.read_results(sweep_run)
@@ -83,17 +84,19 @@ def test_numbers_of_the_lines_are_those_of_the_results(sweep_run):
     assert lines.choices["eta_init"] == [f"{rate:g}" for rate in dataset["eta_init"].values]
 
 
-def test_text_colours_are_legible():
-    """WCAG AA: contrast of at least 4.5 on the ground they stand on."""
+def luminance(colour):
+    digits = colour.lstrip("#")
+    digits = "".join(2 * c for c in digits) if len(digits) == 3 else digits
+    parts = np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+    linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def test_colours_are_legible():
+    """WCAG AA: contrast of text of at least 4.5 on the ground it stands on, of lines of 3."""
     style = (ROOT / "analysis" / "report.html.j2").read_text()
-
-    def luminance(colour):
-        digits = colour.lstrip("#")
-        digits = "".join(2 * c for c in digits) if len(digits) == 3 else digits
-        parts = np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
-        linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-        return linear @ [0.2126, 0.7152, 0.0722]
-
+    for line in figures.hex_colours(50):
+        assert 1.05 / (luminance(line) + 0.05) >= 3, line
     texts = re.findall(r"[;{ ]color: (#\w+)", style)
     grounds = re.findall(r"background: (#\w+)", style)
     assert len(texts) >= 5
@@ -105,10 +108,25 @@ def test_text_colours_are_legible():
 
 
 def test_runs_side_by_side_and_a_study(sweep_run, study_run, tmp_path):
-    report.report([sweep_run, study_run, sweep_run], tmp_path / "three.html")
+    again = shutil.copytree(sweep_run, tmp_path / "again")
+    report.report([sweep_run, study_run, again], tmp_path / "three.html")
+    with pytest.raises(ValueError, match="given twice"):
+        report.report([again, again / "checkpoints" / ".."], tmp_path / "two.html")
     page = (tmp_path / "three.html").read_text()
     assert page.count("<h3>") == 3
     assert 'class="differs"' in page
+
+
+def test_directories_of_one_name_are_told_apart_and_links_are_quoted(sweep_run, tmp_path):
+    folders = [tmp_path / "50% #1" / "run", tmp_path / "b" / "run"]
+    for folder in folders:
+        shutil.copytree(sweep_run, folder)
+    report.report(folders, tmp_path / "both.html")
+    page = (tmp_path / "both.html").read_text()
+    for folder in folders:
+        assert f"<caption>Which hold in {folder}, over all members</caption>" in page
+        assert f"<h3>{folder} (complete)</h3>" in page
+    assert 'href="50%25%20%231/run/results.nc"' in page
 
 
 def measured_in(folder, name="evaluation", **options):
@@ -297,6 +315,47 @@ def test_curves_are_drawn_and_switched(browser, sweep_run):
     labels = browser.execute_script(f"{label}.map(a => a.axis_label).toArray()")
     assert "test error of the mixture" in labels
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def tip_over(browser, x, y):
+    """What is told at a place of the page."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    actions = ActionChains(browser, duration=0)
+    actions.w3c_actions.pointer_action.move_to_location(x, y)
+    actions.perform()
+    time.sleep(0.05)
+    return browser.execute_script(
+        """
+        const found = []
+        const text = n => n.nodeType == 3 ? n.textContent : n.tagName == 'STYLE' ? '' :
+          [...(n.shadowRoot ? [n.shadowRoot] : []), ...n.childNodes].map(text).join(' ')
+        const walk = root => { for (const e of root.querySelectorAll('*')) {
+          if (e.shadowRoot) walk(e.shadowRoot)
+          if (String(e.className).includes('ooltip')) found.push(text(e)) } }
+        walk(document)
+        return found.join(' ').split(/\\s+/).join(' ').trim()"""
+    )
+
+
+def test_a_curve_under_the_pointer_is_told(browser, sweep_run):
+    report.report([sweep_run], sweep_run / "report.html")
+    open_page(browser, sweep_run / "report.html")
+    left, top, width, height = browser.execute_script(
+        """
+        const walk = root => [...root.querySelectorAll('*')].flatMap(e =>
+          [...(e.tagName == 'CANVAS' ? [e] : []), ...(e.shadowRoot ? walk(e.shadowRoot) : [])])
+        const box = walk(document).map(e => e.getBoundingClientRect()).find(b => b.width > 200)
+        return [box.left, box.top, box.width, box.height]"""
+    )
+    places = [(0.5, i / 50) for i in range(4, 48)]
+    tips = (tip_over(browser, int(left + width * u), int(top + height * v)) for u, v in places)
+    told = next(tip for tip in tips if tip)
+    match = re.search(r"eta_init [\d.]+, .*flow time: ([\d.e-]+) value: ([\d.e-]+)", told)
+    assert match, told
+    dataset = results.read_results(sweep_run)
+    assert float(match[1]) in dataset["flow_time"].values
+    assert [line for line in browser.get_log("browser") if line["level"] != "INFO"] == []
 
 
 def test_panels_fit_a_narrow_window(browser, sweep_run):

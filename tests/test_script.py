@@ -71,7 +71,7 @@ def test_what_does_not_fit_the_limit_is_told_plainly(monkeypatch):
     def of(problem, **coords):
         sizes = [len(values) for values in coords.values()]
         status = xr.DataArray(np.zeros(sizes), coords, tuple(coords))
-        return xr.Dataset({"status": status}, attrs={"problem": problem, "config": "{}"})
+        return xr.Dataset({"status": status}, attrs={"problem": problem, "complete": 1})
 
     limit = of("lazy_limit", seed=[0], eta_init=[0.1])
     with pytest.raises(ValueError, match="NETS must be a run of two_layer along eta_init, m_v, s"):

@@ -522,4 +522,24 @@ def test_the_joined_results_of_a_study_are_those_of_its_programs(finished_study,
     assert wrong == "results.nc: its train_loss differs from that of the programs"
     shutil.rmtree(folder / "d=6,n=9,r=0.2")
     (folder / "results.nc").write_bytes(whole)
-    assert "programs d=6,n=9,r=0.2: not there" in verify.verify(folder).wrong
+    report = verify.verify(folder)
+    (told,) = (line for line in report.wrong if line.startswith("d=6,n=9,r=0.2: "))
+    assert "checkpoints are lost" in told  # and the command refuses, instead of computing it again
+    assert "programs d=6,n=9,r=0.2: not there" in report.wrong
+    assert not any("computes that again" in line for line in (*report.found, *report.wrong))
+
+
+def test_what_follows_the_last_line_of_a_finished_run_is_told(folder):
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write("rubbish")
+    (told,) = verify.verify(folder).wrong
+    assert told.endswith("is no record of this run")
+
+
+def test_a_program_that_lost_its_config_json_is_told(finished_study, tmp_path):
+    folder = pathlib.Path(shutil.copytree(finished_study, tmp_path / "study"))
+    name = directory.read_config(folder)["programs"][-1]
+    rejoined(folder, lambda ds: None, names=(0, 1, 2))  # the last one is not joined yet
+    (folder / name / "config.json").unlink()
+    told = f"{name}: config.json is missing; the same command writes it again"
+    assert told in verify.verify(folder).wrong

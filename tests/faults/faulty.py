@@ -74,8 +74,13 @@ class Run:
     @property
     def continued_at(self) -> int | None:
         """The step at which it took up an earlier run."""
-        found = re.search(r"continuing at step (\d+)", self.told)
-        return int(found[1]) if found else None
+        return continued_at(self.told)
+
+
+def continued_at(told: str) -> int | None:
+    """The step at which a run took up an earlier one, by what it told."""
+    found = re.search(r"continuing at step (\d+)", told)
+    return int(found[1]) if found else None
 
 
 @contextlib.contextmanager
@@ -129,11 +134,15 @@ def is_step(path: pathlib.Path) -> bool:
 
 def finish(server: Server, arguments, workdir: pathlib.Path, **fault: Any) -> Run:
     """The same command again, to the end: it continues at the newest checkpoint."""
-    before = committed(workdir)
+    before = {path.parent: committed(path.parent) for path in workdir.rglob("checkpoints")}
     run = Run(server, arguments, workdir, **fault)
     assert run.wait() == 0, run.told
-    if before and "nothing left to run" not in run.told:
-        assert run.continued_at == before[-1]
+    _, *parts = re.split(r"program \d+ of \d+: (.*)\n", run.told)  # of a study, each in its turn
+    told = {workdir / name: text for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    told = told or {workdir: run.told}
+    for folder, steps in before.items():
+        if steps and "nothing left to run" not in told[folder]:
+            assert continued_at(told[folder]) == steps[-1]
     return run
 
 

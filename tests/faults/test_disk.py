@@ -2,17 +2,23 @@
 was saved before is whole, and the same command continues."""
 
 import errno
+import functools
 import os
 import random
 import shutil
+import signal
 import subprocess
 
 import pytest
 from faulty import OFTEN, PATCHES, SWEEP, Run, assert_whole, files, finish, servers
 
+from lr_order_jax import verify
+from lr_order_jax.results import read_results
+
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = (*SWEEP, OFTEN)
+PROBLEMS = {"sweep": (*SWEEP, OFTEN), "patches": (*PATCHES, OFTEN)}
+ARGUMENTS = PROBLEMS["sweep"]
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +28,21 @@ def pool():
 
 
 @pytest.fixture(scope="module")
-def whole(pool, tmp_path_factory):
-    """The directory of the run without a fault, and the changes of files that it made."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    return workdir, pool.submit(finish, ARGUMENTS, workdir).result().changes
+def whole_of(pool, tmp_path_factory):
+    """Of a problem: the directory of the run without a fault, and the changes of files that it
+    made."""
+
+    @functools.cache
+    def run(problem):
+        workdir = tmp_path_factory.mktemp(problem) / "run"
+        return workdir, pool.submit(finish, PROBLEMS[problem], workdir).result().changes
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(whole_of):
+    return whole_of("sweep")
 
 
 def assert_told(run: Run, status: int) -> None:
@@ -112,39 +129,46 @@ def disk(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("size", [8, 48, 96, 160, 260, 400])
-def test_a_disk_that_fills_up(pool, whole, disk, size, record_property):
-    workdir = disk(f"size={size}k") / "run"
+FULL = [("sweep", size) for size in (8, 48, 96, 160, 260, 400)]
+FULL += [("patches", size) for size in (300, 5000)]  # in the first and in the second checkpoint
+
+
+@pytest.mark.parametrize(("problem", "size"), FULL)
+def test_a_disk_that_fills_up(pool, whole_of, disk, problem, size, record_property):
+    workdir, arguments = disk(f"size={size}k") / "run", PROBLEMS[problem]
 
     def fill(server):
-        run = Run(server, ARGUMENTS, workdir, log=workdir.parent.parent / "log")
+        run = Run(server, arguments, workdir, log=workdir.parent.parent / "log")
         assert_told(run, run.wait())
         assert "No space left on device" in run.told
         disk("size=50m")
-        finish(server, ARGUMENTS, workdir, figures=False)
+        finish(server, arguments, workdir, figures=False)
 
     pool.submit(fill).result()
-    assert files(workdir) == files(whole[0])
+    assert files(workdir) == files(whole_of(problem)[0])
     record_property("faults: full disks", 1)
 
 
-def test_a_disk_that_is_remounted_for_reading_only(pool, whole, disk, tmp_path, record_property):
-    workdir, log = disk("size=50m") / "run", tmp_path / "log"
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_disk_that_is_remounted_for_reading_only(
+    pool, whole_of, disk, tmp_path, problem, record_property
+):
+    workdir, log, arguments = disk("size=50m") / "run", tmp_path / "log", PROBLEMS[problem]
 
     def run_and_remount(server):
-        killed = Run(server, ARGUMENTS, workdir, log, at=70, kill=0)
+        killed = Run(server, arguments, workdir, log, at=70, kill=0)
         assert killed.wait() < 0
         disk("ro")
         for folder in (workdir, workdir.parent / "another"):
-            run = Run(server, ARGUMENTS, folder, log)
+            run = Run(server, arguments, folder, log)
             assert run.wait() == 2
             assert run.told.count("\n") == 1
             assert "cannot be written (Read-only file system)" in run.told
         disk("rw")
-        finish(server, ARGUMENTS, workdir)
+        finish(server, arguments, workdir)
 
     pool.submit(run_and_remount).result()
-    assert files(workdir) == files(whole[0])
+    assert files(workdir) == files(whole_of(problem)[0])
     record_property("faults: disks for reading only", 2)
 
 
@@ -185,6 +209,47 @@ def damage_and_finish(server, whole, workdir, name, damage, arguments=ARGUMENTS)
     return False
 
 
+def damage_kill_and_check(server, whole, workdir, name, at):
+    """A damaged newest checkpoint, kills of the resumes before their changes of files of these
+    numbers, and a look at the directory after each.
+
+    Returns:
+      How many resumes were killed.
+    """
+    shutil.copytree(whole, workdir)
+    steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    damage = workdir / "checkpoints" / str(steps[-1]) / name
+    flipped(damage)
+    assert any(f"checkpoint of step {steps[-1]}: " in w for w in verify.verify(workdir).wrong)
+    kills = 0
+    for number in at:
+        run = Run(server, ARGUMENTS, workdir, at=number, kill=0)
+        status = run.wait()
+        assert status in (0, -signal.SIGKILL), run.told
+        kills += status != 0
+        if (workdir / "damaged_checkpoints" / str(steps[-1])).exists():  # else killed before
+            assert verify.verify(workdir).wrong == []
+            assert read_results(workdir)["step"].notnull().all()  # no record was overwritten
+    finish(server, ARGUMENTS, workdir, figures=False)
+    assert verify.verify(workdir).wrong == []
+    return kills
+
+
+def test_a_damaged_checkpoint_and_then_kills_of_the_resume(pool, whole, tmp_path, record_property):
+    folder, _ = whole
+    newest = max((folder / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    (name,) = (p.relative_to(newest) for p in newest.glob("meta/metadata"))
+    waiting = [
+        pool.submit(damage_kill_and_check, folder, tmp_path / f"run{i}", name, at)
+        for i, at in enumerate([(3, 12), (5, 16), (8, 14), (12, 20)])
+    ]
+    kills = sum(each.result() for each in waiting)
+    for i in range(len(waiting)):
+        assert files(tmp_path / f"run{i}") == files(folder)
+    assert kills >= 6
+    record_property("faults: processes killed, after a damaged checkpoint", kills)
+
+
 # Any change of these is noticed. Of the blocks in arrays/ocdbt.process_0 some are read; the rest
 # are Orbax's notes for itself.
 NOTICED = ("arrays/_METADATA", "arrays/manifest.ocdbt", "arrays/d/*", "meta/metadata")
@@ -212,20 +277,18 @@ def test_every_file_of_the_newest_checkpoint(pool, whole, tmp_path, damage, reco
     record_property("faults: damaged newest checkpoints", len(names))
 
 
-def test_the_wide_resnet_on_a_full_disk_and_with_a_damaged_checkpoint(
-    pool, tmp_path, record_property
-):
-    arguments, whole = (*PATCHES, OFTEN), tmp_path / "whole"
-    changes = pool.submit(finish, arguments, whole).result().changes
+def test_the_wide_resnet_with_a_damaged_checkpoint(pool, whole_of, tmp_path, record_property):
+    whole, _ = whole_of("patches")
     newest = max((whole / "checkpoints").iterdir(), key=lambda p: int(p.name))
     largest = max(newest.rglob("*"), key=lambda p: p.stat().st_size).relative_to(newest)
-    full = {"at": len(changes) // 2, "error": errno.ENOSPC}
+    (metadata,) = (p.relative_to(newest) for p in newest.glob("meta/metadata"))
+    faults = [(largest, damage) for damage in (truncated, flipped, missing)]
+    faults += [(metadata, damage) for damage in (truncated, flipped, missing)]
     waiting = [
-        pool.submit(fail_and_finish, tmp_path / "full", full, arguments),
-        pool.submit(damage_and_finish, whole, tmp_path / "damaged", largest, flipped, arguments),
+        pool.submit(damage_and_finish, whole, tmp_path / f"run{i}", *fault, PROBLEMS["patches"])
+        for i, fault in enumerate(faults)
     ]
     assert all(each.result() for each in waiting)
-    for name in ("full", "damaged"):
-        assert files(tmp_path / name) == files(whole)
-    record_property("faults: full disks", 1)
-    record_property("faults: damaged newest checkpoints", 1)
+    for i in range(len(faults)):
+        assert files(tmp_path / f"run{i}") == files(whole)
+    record_property("faults: damaged newest checkpoints", len(faults))
