@@ -15,6 +15,7 @@ process so much later, with "begun" right after it has opened the file, which is
 {"figures": false} draws none, which takes a third of a run's time.
 """
 
+import itertools
 import json
 import os
 import resource
@@ -43,24 +44,24 @@ def is_change(event: str, arguments: tuple) -> bool:
 def install(workdir: str, log: str, fault: dict) -> None:
     """Logs each change of a file in the workdir, and lets the fault happen."""
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    count, is_ours = 0, False
+    counted, is_ours = itertools.count(1), False  # next() is one step for all threads
 
     def kill() -> None:
         time.sleep(fault["kill"])
         os.kill(os.getpid(), signal.SIGKILL)
 
     def hook(event: str, arguments: tuple) -> None:
-        nonlocal count, is_ours
+        nonlocal is_ours
         if is_ours or not is_change(event, arguments):
             return
         paths = [os.fsdecode(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)]
         if not paths or workdir not in paths[0]:
             return
         line = f"{event} {' '.join(paths)}"
-        count += fault.get("of", "") in line
+        number = next(counted) if fault.get("of", "") in line else 0
         os.write(out, f"{line}\n".encode())
         at = fault.get("at", sys.maxsize)
-        if "kill" in fault and count == at:
+        if "kill" in fault and number == at:
             if fault.get("begun"):
                 is_ours = True
                 open(paths[0], "wb").close()
@@ -68,7 +69,7 @@ def install(workdir: str, log: str, fault: dict) -> None:
                 threading.Thread(target=kill, daemon=True).start()
             else:
                 kill()
-        if "error" in fault and count >= at:
+        if "error" in fault and number >= at:
             raise OSError(fault["error"], os.strerror(fault["error"]), paths[0])
 
     sys.addaudithook(hook)
