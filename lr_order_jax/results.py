@@ -624,6 +624,7 @@ def slope_text(slope: float, half_width: float) -> str:
     """
     if math.isnan(slope):
         return "-"
+    slope = round(slope, 2) + 0.0  # no "-0.00"
     return f"{slope:.2f}" if math.isnan(half_width) else f"{slope:.2f} +- {half_width:.2f}"
 
 

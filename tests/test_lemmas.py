@@ -30,10 +30,13 @@ def test_the_scales_are_those_of_the_lemmas(run):
     epsilon_1 = float(large["train_loss"][at.values][0]) - float(seed["q"]) * math.log(2)
     epsilon_2s = float(seed["train_loss"].isel(flow_time=-1).max())
     q, p = float(seed["q"]), float(seed["p"])
+    trend = p * math.sqrt(d / n) * math.log(1 / epsilon_1)
     wanted = {
-        "error_3_4": p * math.sqrt(d / n) * math.log(1 / epsilon_1),
+        "error_3_4": trend,
+        "loss_3_4": trend,
         "time_3_4": d / epsilon_1 + 1 / (epsilon_1**3 * r),
         "error_3_5": p,
+        "loss_3_5": p,
         "time_3_5": d / epsilon_2s,
         "time_4_1": d / epsilon_1,
         "signal_4_1": d * math.log(1 / epsilon_1) ** 2,
@@ -55,7 +58,7 @@ def test_the_scales_are_those_of_the_lemmas(run):
     for name, value in wanted.items():
         assert float(scales[name][0]) == pytest.approx(value, rel=1e-6), name
     lower = [name for name, scale in scales.items() if scale.attrs["relation"] == ">="]
-    assert lower == ["error_3_5", "alpha_5_3"]
+    assert lower == ["error_3_5", "loss_3_5", "alpha_5_3"]
 
 
 def test_what_a_scale_cannot_tell(run):
@@ -68,6 +71,8 @@ def test_what_a_scale_cannot_tell(run):
     for name in ("time_5_1_all", "time_3_5"):
         assert told.pop(name, "").startswith("prescribed") == bool(count)
     assert told == {
+        "error_3_4": "above p/2, a coin toss on the P-only examples",
+        "time_5_1": "longer than the run",
         "time_4_1": "prescribed: not annealed by the loss",
         "time_3_4": "reached when annealed",
         "time_4_3": "reached when annealed",
@@ -79,12 +84,13 @@ def test_what_a_scale_cannot_tell(run):
         "residual_5_3": "above r(x) - r(-x)",
     }
     speaks = ds.copy(deep=True)
-    config = results.config_of(ds) | {"epsilon_1": [0.01], "epsilon_2": [0.2]}
+    config = results.config_of(ds) | {"epsilon_1": [0.01], "epsilon_2": [0.2], "n": 10**4}
     speaks.attrs["config"] = json.dumps(config)
     speaks["q"][:] = 0.7
     speaks["annealed_at"][0, :] = [4.8, np.nan]  # the first seed by the loss, one step early
     for name in ("second_difference", "odd_part", "signal_squared_w"):
         speaks[name][:] *= 1e6
+    speaks = speaks.assign_coords(flow_time=[*speaks["flow_time"].values[:-1], 1e8])
     silent = {name: scale.attrs["silent"] for name, scale in lemmas.scales(speaks).items()}
     told = {name: words for name, words in silent.items() if words}
     assert told == {"time_4_1": "prescribed in 1 of 2 seeds: not annealed by the loss"}

@@ -97,6 +97,21 @@ def test_the_numbers_beside_the_papers(runs):
     assert sum(row.paper != "-" for row in rows) == 4
 
 
+def test_the_numbers_of_the_theorems_as_trends():
+    x = np.array([1.0, 2.0, 4.0, 8.0])
+    bent = np.array([1.0, 2.0, 4.0, 16.0]) / 100
+    curves = {"L-S": (x, np.stack([bent, 3 * bent])), "all": (x, np.full((2, 4), 0.5))}
+    rows = {row.quantity: row for row in theorem_scaling.compared("kappa", curves)}
+    of_large, *ends, means, rule = rows.values()
+    assert of_large.paper == theorem_scaling.CLAIMS["L-S"]
+    assert of_large.ours == "1.30 +- 0.00"  # least squares of 0, 1, 2, 4 on 0, 1, 2, 3
+    assert [end.ours for end in ends] == ["1.00 +- 0.00 to 2.00 +- 0.00"]
+    assert means.ours.startswith("1: 2.00 +- 1.00, 2: 4.00 +- 2.00")
+    assert (rule.paper, rule.ours) == ("-", "0.00 +- 0.00")
+    curves = {"L-S": tuple(part[..., :2] for part in curves["L-S"])}
+    assert len(theorem_scaling.compared("A", curves)) == 2
+
+
 def unfinished(folder, copy, points):
     """A run of which so many points of time have been recorded."""
     shutil.copytree(folder, copy)
