@@ -9,7 +9,8 @@ at the same step, at different flow times; those of other groups (`group_size`) 
 first step or after their last. The command prints the last checkpoint's, means over seeds with
 standard errors, writes DIR/analysis/NAME.nc and draws DIR/figures/NAME.png; what options make
 another measurement stands in the name. Nothing is trained, and a run that is not finished is
-measured up to its newest checkpoint. Of a study, DIR is the directory of one of its programs.
+measured up to its newest checkpoint. Of a study, DIR is the directory of one of its programs; of
+merged parts, that of one of these.
 """
 
 import argparse
@@ -734,7 +735,10 @@ def file_name(name: str, options: Mapping[str, Any]) -> str:
 
 
 def main(folder: pathlib.Path, name: str, options: Mapping[str, Any]) -> int:
-    measured = MEASURES[name](load(folder), **options)
+    run = load(folder)
+    if merged := run.config.get("merged"):
+        raise ValueError(f"is joined of parts, which have the checkpoints: {', '.join(merged)}")
+    measured = MEASURES[name](run, **options)
     results.print_table(results.measured_table(measured))
     stem = file_name(name, options)
     path = folder / "analysis" / f"{stem}.nc"

@@ -96,6 +96,8 @@ def _pictures(dataset: xr.Dataset, names: Iterable[str], of: str = "") -> Iterab
         function = figures.FIGURES[name]
         try:
             figure = function(dataset)
+        except figures.NothingToShow:
+            continue
         except (KeyError, ValueError, IndexError) as error:
             print(f"figure {name}: not drawn ({type(error).__name__}: {error})")
             continue

@@ -182,6 +182,10 @@ def error_against_shape(dataset: xr.Dataset) -> Any:
     return figure
 
 
+class NothingToShow(ValueError):
+    """Results whose members a figure is not about, as of pairs that are no product."""
+
+
 def learning_order_map(dataset: xr.Dataset) -> Any:
     """Is it the rate or the noise? Heat maps over initial rate x gradient noise.
 
@@ -190,13 +194,13 @@ def learning_order_map(dataset: xr.Dataset) -> Any:
     at their first value.
 
     Raises:
-      ValueError: if the noise is not an axis of its own.
+      NothingToShow: if the noise is not an axis of its own.
     """
     from matplotlib.figure import Figure
 
     rate = results.rate_dim(dataset)
     if "noise_scale" not in dataset.dims:
-        raise ValueError("noise_scale must be an axis of its own")
+        raise NothingToShow("noise_scale must be an axis of its own")
     dataset = results.at_first_value(dataset, (rate, "noise_scale"))
     before = results.before_annealing(dataset, "second_difference").mean("seed")
     least = float(results.final(dataset, "second_difference").mean("seed").min())
@@ -562,7 +566,8 @@ FIGURES: Mapping[str, Callable[[xr.Dataset], Any]] = {
 def draw(dataset: xr.Dataset, names: Sequence[str], folder: pathlib.Path) -> list[pathlib.Path]:
     """Draws the named figures as PNG files into a folder and returns their paths.
 
-    One that these results cannot show is told and left out: it must not stop what runs after it.
+    One that has nothing to show is left out, and one that these results cannot show too, which is
+    told: it must not stop what runs after it.
     """
     folder.mkdir(exist_ok=True)
     paths = []
@@ -570,6 +575,8 @@ def draw(dataset: xr.Dataset, names: Sequence[str], folder: pathlib.Path) -> lis
         path = folder / f"{name}.png"
         try:
             figure = FIGURES[name](dataset)
+        except NothingToShow:
+            continue
         except Exception as error:
             say(f"figure {name}: not drawn ({type(error).__name__}: {error})")
             continue

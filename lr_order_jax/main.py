@@ -140,7 +140,7 @@ def _one_line(error: Exception) -> str:
     """The telling line of an error whose text may hold a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("Pass --help", "Traceback", "File "))]
-    return lines[-1] if lines else type(error).__name__
+    return lines[-1].removeprefix("ValueError: ") if lines else type(error).__name__
 
 
 def _refuse(error: str | ConfigError) -> NoReturn:

@@ -20,7 +20,8 @@ def run_members(
     """Runs members that are given one by one, all in one compiled program.
 
     Those of a seed share data, initial weights and noise, as in a sweep, whatever the batch: a
-    member's results do not depend on which others are asked for with it. Equal ones are run once.
+    member's results depend by rounding alone on which others are asked for with it. Equal ones are
+    run once.
 
     Args:
       config: a ConfigDict, as a config file's `get_config` returns it, or a mapping of its fields.

@@ -1,8 +1,8 @@
 """Parts of a grid, each run in a directory of its own, joined into one.
 
 Parts are shards of one config (`config.shard`), or runs that differ in seeds and in the values of
-swept axes alone: a finished run is extended by running what is new elsewhere, and joining the two.
-No member is computed again, and none is changed.
+swept axes alone; or studies of which that is true of each program. A finished run is extended by
+running what is new elsewhere, and joining the two: no member is computed again or changed.
 """
 
 import contextlib
@@ -11,13 +11,14 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from lr_order_jax import directory, figures, files, results, verify
 from lr_order_jax.fields import ConfigError, in_one_line
+from lr_order_jax.problem import Problem
 from lr_order_jax.problems import assumptions
 from lr_order_jax.spec import difference
 from lr_order_jax.stored import StoredRun
@@ -26,7 +27,8 @@ MOST_TOLD = 10  # members that are missing, named
 
 
 def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.Dataset:
-    """Joins finished parts and writes DIR/config.json, metrics.jsonl, results.nc and figures.
+    """Joins finished parts and writes DIR/config.json, metrics.jsonl, results.nc and figures; of
+    studies those of each program, in its directory, and those of all.
 
     The checkpoints stay where they are; `config.json` names the parts, and is written first: a
     merge that was cut off is done again by the same call.
@@ -47,6 +49,53 @@ def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.D
     out = pathlib.Path(out)
     once = {pathlib.Path(workdir).resolve(): pathlib.Path(workdir) for workdir in workdirs}
     runs = [_open(workdir) for workdir in once.values()]
+    names = runs[0].config["programs"]
+    for run in runs:
+        if run.config["programs"] != names:
+            there = ", ".join(run.config["programs"]) or "one program"
+            other = f"not those of {runs[0].workdir} ({', '.join(names) or 'one program'})"
+            raise ConfigError(f"{run.workdir}: holds {there}, {other}")
+    if not names:
+        whole = _whole_of_run(runs, out)
+        with _held(out, whole.config):
+            _write(whole, out)
+        return whole.dataset
+    for run in runs:
+        if len(run.programs) < len(names):
+            raise ConfigError(f"{run.workdir}: is unfinished, run its command again")
+    parts = {}
+    for i, name in enumerate(names):
+        parts[name] = _whole_of_run([run.programs[i] for run in runs], out / name)
+    whole = _whole_of_study(runs, list(parts.values()), out)
+    with _held(out, whole.config):
+        directory.write_whole_config(whole.config, out)
+        for name, part in parts.items():
+            (out / name).mkdir(exist_ok=True)
+            _write(part, out / name)
+        _write(whole, out)
+    return whole.dataset
+
+
+class _Whole(NamedTuple):
+    """What is to be written of joined parts."""
+
+    dataset: xr.Dataset
+    config: Mapping[str, Any]
+    lines: Sequence[str] | None  # of metrics.jsonl, which a study has in its programs
+    figures: Sequence[str]
+
+
+def _write(whole: _Whole, out: pathlib.Path) -> None:
+    directory.write_whole_config(whole.config, out)
+    if whole.lines is not None:
+        text = "".join(f"{line}\n" for line in whole.lines)
+        files.write_aside(out / "metrics.jsonl", lambda aside: aside.write_text(text))
+    results.write_results(whole.dataset, out / "results.nc")
+    figures.draw(whole.dataset, whole.figures, out / "figures")
+
+
+def _whole_of_run(runs: Sequence[StoredRun], out: pathlib.Path) -> _Whole:
+    """Of parts of one program, which is to stand in `out`."""
     parts = [_read(run) for run in runs]
     lines = dict.fromkeys(itertools.chain.from_iterable(map(_lines, runs, parts)))
     dims = [str(dim) for dim in parts[0]["status"].dims]
@@ -62,27 +111,39 @@ def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.D
     if difference(what, asked := runs[0].config["what"]) == "":
         what = asked  # as it was resolved, to the letter
     whole.attrs["config"] = json.dumps(what, sort_keys=True)
-    names = _figures_of(runs[0])
     # Where a member is in two parts their counts do not add up: none is told then.
     is_parted = sum(part["status"].size for part in parts) == whole["status"].size
     audit = assumptions.join([r.config.get("audit", ()) for r in runs]) if is_parted else []
-    config = {
+    for line in verify.wrong_lines("\n".join(lines), whole):
+        raise ConfigError(f"the joined results contradict the parts' metrics.jsonl: {line}")
+    config = _config_of(runs, what, out) | {"audit": audit}
+    return _Whole(whole, config, list(lines), _problem_of(runs[0]).figures)
+
+
+def _whole_of_study(
+    runs: Sequence[StoredRun], programs: Sequence[_Whole], out: pathlib.Path
+) -> _Whole:
+    """Of parts of a study, whose programs have been joined each."""
+    config = _config_of(runs, runs[0].config["what"], out)
+    axes = verify.axes_of(config)
+    before, after = runs[0].programs[0].config["what"], programs[0].config["what"]
+    what = config["what"] | {name: after[name] for name in after if after[name] != before[name]}
+    dataset = results.join(what, axes, [program.dataset for program in programs])
+    names = _problem_of(runs[0].programs[0]).study_figures
+    return _Whole(dataset, config | {"what": what}, None, names)
+
+
+def _config_of(
+    runs: Sequence[StoredRun], what: Mapping[str, Any], out: pathlib.Path
+) -> dict[str, Any]:
+    """The config.json of the whole."""
+    return {
         **runs[0].config,
         "what": what,
         "how": {**runs[0].config["how"], "shard": None},
-        "audit": audit,
         "merged": [os.path.relpath(run.workdir, out) for run in runs],
         "sessions": [session for run in runs for session in run.config["sessions"]],
     }
-    for line in verify.wrong_lines("\n".join(lines), whole):
-        raise ConfigError(f"the joined results contradict the parts' metrics.jsonl: {line}")
-    text = "".join(f"{line}\n" for line in lines)
-    with _held(out, config):
-        directory.write_whole_config(config, out)
-        files.write_aside(out / "metrics.jsonl", lambda aside: aside.write_text(text))
-        results.write_results(whole, out / "results.nc")
-        figures.draw(whole, names, out / "figures")
-    return whole
 
 
 @contextlib.contextmanager
@@ -132,10 +193,9 @@ def _open(workdir: pathlib.Path) -> StoredRun:
     raise ConfigError(told)
 
 
-def _figures_of(run: StoredRun) -> Sequence[str]:
-    """Names of the figures that the problem of a run draws."""
+def _problem_of(run: StoredRun) -> Problem:
     try:
-        return run.problem.figures
+        return run.problem
     except Exception as error:  # a problem of the user's own can raise anything
         told = error if isinstance(error, ConfigError) else in_one_line(error)
         raise ConfigError(f"{run.workdir}: its problem cannot be built ({told})") from None
@@ -144,10 +204,6 @@ def _figures_of(run: StoredRun) -> Sequence[str]:
 def _read(run: StoredRun) -> xr.Dataset:
     """The results of a finished part, checked against their digest."""
     path = run.workdir / "results.nc"
-    if run.config.get("programs"):
-        raise ConfigError(
-            f"{run.workdir}: holds several programs, merge the directories of each program"
-        )
     check = f"see --check={run.workdir}"
     try:
         dataset, told = results.read_with_digest(path)

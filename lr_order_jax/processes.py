@@ -42,9 +42,14 @@ SLURM = (
 )
 """Environment variables from which JAX detects SLURM; all of them or none."""
 
+PLACES = ("JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NODELIST")
+"""Those that are no numbers."""
+
+COUNT_AND_INDEX = {OURS: OURS[1:], SLURM: SLURM[2:4]}
+"""Those that say how many processes there are, and which this one is."""
 
 WORDS_AT_ONCE = 2**24
-"""Of 4 bytes, of what is exchanged: each device takes them twice, beside the members it has."""
+"""Of 4 bytes, of all processes, in an exchange: each device has so many beside its members."""
 
 MOST_TOLD = 3
 """Fields in which the configs of processes differ, named."""
@@ -76,20 +81,20 @@ def _settings() -> dict[str, Any]:
         given = [name for name in names if os.environ.get(name)]
         missing = [name for name in names if name not in given]
         by_mpi = any(name.startswith("OMPI_") for name in os.environ)
-        if names is SLURM and ("SLURM_JOB_ID" not in given or by_mpi):
+        if not given or (names is SLURM and by_mpi):
             continue
-        if given and missing:
+        if missing:
             raise ConfigError(f"{told}: {missing[0]} is not set, but {given[0]} is: {hint}")
-        if names is OURS and given:
-            address, *numbers = (os.environ[name] for name in OURS)
-            for name, number in zip(OURS[1:], numbers, strict=True):
-                if not (number.isascii() and number.isdigit()):
-                    raise ConfigError(f"{told}: {name} = {number!r}: must be a whole number >= 0")
-            count, index = map(int, numbers)
-            if not index < count:
-                raise ConfigError(
-                    f"{told}: JAX_PROCESS_ID = {index}: must be below JAX_NUM_PROCESSES = {count}"
-                )
+        numbers = {name: os.environ[name] for name in names if name not in PLACES}
+        for name, number in numbers.items():
+            if not (number.isascii() and number.isdigit()):
+                raise ConfigError(f"{told}: {name} = {number!r}: must be a whole number >= 0")
+        of_count, of_index = COUNT_AND_INDEX[names]
+        count, index = int(numbers[of_count]), int(numbers[of_index])
+        if not index < count:
+            raise ConfigError(f"{told}: {of_index} = {index}: must be below {of_count} = {count}")
+        if names is OURS:
+            address = os.environ[OURS[0]]
             host, _, port = address.rpartition(":")
             if not (host and port.isascii() and port.isdigit() and int(port) < 2**16):
                 raise ConfigError(f"{told}: {OURS[0]} = {address!r}: must be HOST:PORT")
@@ -123,11 +128,6 @@ def join() -> None:
             shutdown_timeout_seconds=LOST_AFTER,
         )
     except ValueError as error:
-        for name in (name for name in SLURM if "NODELIST" not in name):
-            if not (number := os.environ.get(name, "0")).isdigit():
-                raise ConfigError(
-                    f"config.distributed = True: {name} = {number!r}: must be a whole number >= 0"
-                ) from None
         raise ConfigError(
             f"config.distributed = True: no cluster is detected ({in_one_line(error)}): start it "
             f"by srun, mpirun or on a TPU slice, or set {', '.join(OURS)}"
@@ -214,6 +214,7 @@ def devices(each: int | None) -> list[jax.Device]:
 def total(tree: PyTree) -> PyTree:
     """Host arrays whose bytes are the sum of those of all processes: of each number, all processes
     but one are to have zero. Waits for the others."""
+    at_once = WORDS_AT_ONCE // jax.process_count()
     if jax.process_count() == 1:
         return tree
 
@@ -224,9 +225,8 @@ def total(tree: PyTree) -> PyTree:
             return leaf
         words = np.frombuffer(content + bytes(-len(content) % 4), np.uint32)
         parts = [
-            # All processes being sources, this is their sum.
-            multihost_utils.broadcast_one_to_all(words[i : i + WORDS_AT_ONCE], is_source=True)
-            for i in range(0, len(words), WORDS_AT_ONCE)
+            multihost_utils.process_allgather(words[i : i + at_once]).sum(axis=0, dtype=np.uint32)
+            for i in range(0, len(words), at_once)
         ]
         summed = np.concatenate(parts).tobytes()[: len(content)]
         return np.frombuffer(summed, leaf.dtype).reshape(leaf.shape).copy()

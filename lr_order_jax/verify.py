@@ -156,13 +156,14 @@ def _programs(
             parts.append(None)
     if dataset is None:
         return
-    for name, part in zip(names, results.split(dataset, _axes(config)), strict=True):
-        if results.count_records(part) and not _has_checkpoint(workdir / name):
+    for name, part in zip(names, results.split(dataset, axes_of(config)), strict=True):
+        has_them = config.get("merged") or _has_checkpoint(workdir / name)
+        if results.count_records(part) and not has_them:
             told = f"{name}: its checkpoints are lost, although results.nc holds records of it"
             report.wrong.append(f"{told}; restore them or give a new --workdir")
     if all(part is None for part in parts):
         return
-    joined = results.join(config["what"], _axes(config), parts)
+    joined = results.join(config["what"], axes_of(config), parts)
     of_time = {
         str(name): values.values
         for name, values in joined.data_vars.items()
@@ -185,7 +186,7 @@ def _has_checkpoint(folder: pathlib.Path) -> bool:
     return any(path.name.isdigit() for path in folder.glob("checkpoints/*"))
 
 
-def _axes(config: Mapping[str, Any]) -> list[Axis]:
+def axes_of(config: Mapping[str, Any]) -> list[Axis]:
     """The axes along which the programs of a study differ, as its config names them."""
     what = config["what"]
     names = [pair.partition("=")[0] for pair in config["programs"][0].split(",")]

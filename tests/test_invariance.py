@@ -99,8 +99,9 @@ def test_any_members_in_any_order_in_any_way(
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["sweep", "patch_cifar"])
 def test_the_number_of_devices(tmp_path, record_property, config):
-    """Bit for bit where each device has two or more seeds (and columns) or computes members one by
-    one; else a product of fewer members is made in another order, bounded as above."""
+    """Bit for bit where each device has two or more seeds (and columns, also of those that have not
+    ended: they are spread anew when one ends) or computes members one by one; else a product of
+    fewer members is made in another order, bounded as above."""
     smoke = [f"--config=configs/{config}.py:smoke"]
     if config == "sweep":
         smoke += ["--config.num_records=2", "--config.num_seeds=4", "--config.d=200"]

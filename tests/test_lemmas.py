@@ -180,7 +180,7 @@ def test_the_gap_to_the_limit(tmp_path):
         limit_gap.main(tmp_path / "limit", tmp_path / "limit")
 
 
-def test_the_figures_are_drawn_from_an_unfinished_run(run, tmp_path):
+def test_the_figures_are_drawn_from_an_unfinished_run(run, tmp_path, capsys):
     _, ds = run
     half = ds.copy(deep=True)
     for variable in half.data_vars.values():
@@ -196,3 +196,8 @@ def test_the_figures_are_drawn_from_an_unfinished_run(run, tmp_path):
     assert len(figures.draw(ds, ("learning_order_map",), tmp_path)) == 1
     ds["status"][:] = 0
     assert len(figures.draw(ds, ("learning_order_map",), tmp_path)) == 1
+    values["zipped"] = ("eta_init+noise_scale",)
+    assert len(values["eta_init"]) == len(values["noise_scale"]) > 1
+    ds = experiment.run(spec.parse(values), tmp_path / "pairs")
+    assert not (tmp_path / "pairs" / "figures" / "learning_order_map.png").exists()
+    assert "not drawn" not in capsys.readouterr().err

@@ -58,7 +58,10 @@ def test_smoke_writes_everything_and_prints_the_table(tmp_path):
         ([SMOKE, "--check=runs"], "--check: stands alone"),
         (["--config=configs/swep.py"], "configs/swep.py is not a file"),
         (["--config=configs"], "configs is not a file"),
-        (["--config=configs/sweep.py:smok"], "has no variant 'smok', use 'smoke' or none"),
+        (
+            ["--config=configs/sweep.py:smok"],
+            "error: configs/sweep.py has no variant 'smok', use 'smoke' or none",
+        ),
         ([SMOKE, "--config.widht=3"], "config.widht: configs/sweep.py has no such field"),
         ([SMOKE, "--config.etainit=3"], """no such field (Did you mean "eta_init" instead of"""),
         ([SMOKE, "--config.group_size=1.5"], "config.group_size = 1.5: must be a whole number"),

@@ -14,7 +14,8 @@ import xarray as xr
 from conftest import ROOT
 
 import lr_order_jax
-from lr_order_jax import directory, experiment, results, spec, sweep, verify
+from analysis import measure
+from lr_order_jax import directory, experiment, results, spec, study, sweep, verify
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.merge import merge
 
@@ -128,6 +129,56 @@ def test_a_finished_run_is_extended_by_seeds_and_rates(tiny, make, tmp_path):
     assert (what["seeds"], what["num_seeds"]) == (list(SEEDS), 4)
     assert what["eta_init"] == [0.2, 0.05, 0.11]
     assert lr_order_jax.load(tmp_path / "whole").grid.shape == (4, 3)
+
+
+@pytest.mark.slow
+def test_parts_of_a_study_are_joined_program_by_program(tiny, tmp_path, monkeypatch):
+    """Shards of one study, and a study with further seeds; a merge that is cut off in the middle of
+    a program is done again."""
+
+    def make(name, **changes):
+        values = {"d": (6, 8), "n": (12, 16), "zipped": ("d+n",), "num_records": 3}
+        values |= {"seeds": (3, 1), "eta_init": (0.2, 0.05), "mapping": "map"}
+        study.run(spec.parse_study(tiny(**(values | changes))), tmp_path / name)
+        return tmp_path / name
+
+    one, shards = make("one"), [make(f"{i}of2", shard=f"{i}/2") for i in (1, 2)]
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(shards[1], unfinished)
+    shutil.rmtree(unfinished / "d=8,n=16")
+    with pytest.raises(ConfigError, match="unfinished: is unfinished"):
+        merge([shards[0], unfinished], tmp_path / "out")
+    with pytest.raises(
+        ConfigError, match=r"d=6,n=12: holds one program, not those of .*1of2 \(d=6"
+    ):
+        merge([shards[0], shards[1] / "d=6,n=12"], tmp_path / "out")
+    with pytest.raises(ConfigError, match="members are missing: seed = "):
+        merge(shards[:1], tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_results", unwritable)
+        with pytest.raises(OSError, match="No space"):
+            merge(shards, tmp_path / "out")
+    assert merge(shards, tmp_path / "out").identical(results.read_results(tmp_path / "out"))
+    wanted = results.read_results(one)
+    found = results.read_results(tmp_path / "out")
+    assert found.attrs["config"] == wanted.attrs["config"]
+    for name, variable in wanted.variables.items():
+        np.testing.assert_array_equal(found[name].values, variable.values, err_msg=name)
+    assert verify.verify(tmp_path / "out").wrong == []
+    assert (tmp_path / "out" / "figures" / "error_against_shape.png").exists()
+    run = lr_order_jax.load(tmp_path / "out")
+    assert [program.grid.shape for program in run.programs] == [(2, 2), (2, 2)]
+    more = merge([tmp_path / "out", make("more", seeds=(7,))], tmp_path / "extended")
+    assert more["seed"].values.tolist() == [3, 1, 7]
+    assert json.loads(more.attrs["config"])["seeds"] == [3, 1, 7]
+    assert verify.verify(tmp_path / "extended").wrong == []
+    (tmp_path / "extended" / "d=8,n=16" / "results.nc").unlink()
+    (wrong,) = verify.verify(tmp_path / "extended").wrong
+    assert wrong == "d=8,n=16: results.nc: is missing; the same merge writes it again"
+
+
+def unwritable(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.slow
@@ -321,6 +372,8 @@ def test_the_command(tiny, make, tmp_path):
         done = call(*shards, f"--out={tmp_path / 'out'}")
         assert done.returncode == 0, done.stderr
         assert "12 members (4 seed x 3 eta_init) of 2 parts" in done.stdout
+    with pytest.raises(ValueError, match=r"is joined of parts, .*: .*1of2, .*2of2"):
+        measure.main(tmp_path / "out", "norms", {})
     for arguments, told in (
         ([*shards, "--out="], "error: --out= is empty"),
         ([*shards, f"--out={shards[0]}"], "error: --out="),

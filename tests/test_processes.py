@@ -57,7 +57,7 @@ def lines_of(workdir):
 
 @pytest.mark.slow
 def test_the_numbers_are_those_of_one_process(tmp_path, record_property):
-    """On one device: bit for bit where each device has two seeds or more, else within a bound."""
+    """On one device: on two, which have two seeds each, bit for bit; on four within a bound."""
     wanted = finish(0, tmp_path / "one", *SMOKE, devices=1)
     for count, devices in ((2, 1), (4, 1)):
         workdir = tmp_path / f"{count}x{devices}"
@@ -202,7 +202,7 @@ TWO = {
     "JAX_NUM_PROCESSES": "2",
     "JAX_PROCESS_ID": "1",
 }
-SLURM = dict.fromkeys(processes.SLURM, "1")
+SLURM = dict.fromkeys(processes.SLURM, "1") | {"SLURM_NTASKS": "2"}
 
 
 @pytest.fixture
@@ -232,6 +232,12 @@ def environment(monkeypatch):
             {name: "1" for name in SLURM if name != "SLURM_STEP_NODELIST"},
             "SLURM_STEP_NODELIST is not set, but SLURM_JOB_ID is: start it by srun",
         ),
+        (
+            {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
+            "SLURM_JOB_ID is not set, but SLURM_NTASKS is: start it by srun",
+        ),
+        (SLURM | {"SLURM_NTASKS": "two"}, "SLURM_NTASKS = 'two': must be a whole number"),
+        (SLURM | {"SLURM_PROCID": "2"}, "SLURM_PROCID = 2: must be below SLURM_NTASKS = 2"),
     ],
 )
 def test_variables_that_are_incomplete_or_wrong(environment, variables, line):
@@ -293,13 +299,6 @@ def test_a_cluster_is_detected_by_jax(environment, joined, capsys):
     told = capsys.readouterr().err
     assert told.startswith("joining the processes of SLURM_JOB_ID = ")
     assert "(detected by JAX), 2 devices, 2 of them here" in told
-
-
-def test_a_number_of_slurm_that_is_none_is_named(environment, joined):
-    environment(SLURM | {"SLURM_NTASKS": "two"})
-    joined["error"] = ValueError("invalid literal for int()")
-    with pytest.raises(ConfigError, match="SLURM_NTASKS = 'two': must be a whole number"):
-        processes.join()
 
 
 @pytest.mark.parametrize(
