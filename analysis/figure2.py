@@ -5,11 +5,13 @@
 DIR is a run of `two_layer` with planar V and with checkpoints kept by `keep_at`, as of
 configs/lemmas.py; of a study, the directory of one of its programs. Members of one checkpoint have
 different flow times: those that are trained together are at the same step, those of other groups
-before their first or after their last. The first seed is drawn. Writes DIR/figures/figure2.png,
-.pdf and .md.
+before their first or after their last. The first seed is drawn; the table has means over the seeds
+that are at the flow time of the first. Writes DIR/figures/figure2.png, .pdf and .md.
 """
 
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -38,8 +40,8 @@ def outputs(state: TrainState, along_z: np.ndarray, along_zeta: np.ndarray) -> n
 
 
 def curves_of(run: StoredRun):
-    """The curves of `figures.around_the_circle`, each algorithm at each checkpoint, and g at
-    z - zeta, z and z + zeta for each of them.
+    """The curves of `figures.around_the_circle`, each algorithm at each checkpoint, and g of the
+    seeds at z - zeta, z and z + zeta for each of them, (S', 3).
 
     Raises:
       ValueError: if V is not planar.
@@ -58,27 +60,33 @@ def curves_of(run: StoredRun):
                 time = float(stored.time[0, h])
                 if drawn.get(name) != time:
                     curves.append((name, time, ANGLES, g[0, h]))
-                    of_directions.append(three[0, h])
+                    of_directions.append(three[stored.time[:, h] == time, h])
                 drawn[name] = time
     return curves, of_directions
 
 
-def main(folder: pathlib.Path) -> int:
-    run = load(folder)
+def drawing(run: StoredRun) -> tuple[Callable[[], Any], list[Compared]]:
+    """A function that draws the figure of a run, and its table.
+
+    Raises:
+      ValueError: if V is not planar, or nothing is there to draw.
+      NoCheckpoint: if there is none yet.
+    """
     curves, of_directions = curves_of(run)
     if not curves:
         raise ValueError("must hold a member of Algorithm 1 or 2 and a checkpoint")
-    r = run.problem.fields.r
     rows = []
     for (name, time, *_), here in zip(curves, of_directions, strict=True):
-        signs = f"{here[0]:+.2f}, {here[1]:+.2f}, {here[2]:+.2f}"
-        rows.append(
-            Compared(
-                f"g at z - zeta, z, z + zeta, {name} at flow time {time:.0f}", "-, +, -", signs
-            )
-        )
+        told = f"g at z - zeta, z, z + zeta, {name} at flow time {time:.4g}, {len(here)} seeds"
+        rows.append(Compared(told, "-, +, -", ", ".join(map(results.with_error, here.T))))
     title = f"{results.title_of(run.dataset)}, seed {run.grid.seeds[0]}"
-    draw = lambda: figures.around_the_circle(r, curves, title)  # noqa: E731
+    r = run.problem.fields.r
+    return lambda: figures.around_the_circle(r, curves, title), rows
+
+
+def main(folder: pathlib.Path) -> int:
+    run = load(folder)
+    draw, rows = drawing(run)
     script.paper_figure(run, "figure2", draw, script.PAGE, rows)
     return 0
 

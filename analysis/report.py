@@ -24,8 +24,9 @@ import jinja2
 import numpy as np
 import xarray as xr
 
-from analysis import script
+from analysis import figure2, script
 from lr_order_jax import __version__, figures, files, lemmas, load, results
+from lr_order_jax.checkpoint import NoCheckpoint
 from lr_order_jax.problems import assumptions
 from lr_order_jax.results import Table
 from lr_order_jax.stored import StoredRun, as_typed
@@ -46,7 +47,8 @@ SHOWN_FIRST = (
 
 WIDEST_LABEL = 40  # characters on a line beside a panel
 
-DASHES = ("solid", "dashed", "dotted", "dotdash")
+DASHES = {"solid": "", "dashed": "6", "dotted": "2 4", "dotdash": "2 4 6 4"}
+"""Of the runs in turn, with what SVG has for it."""
 
 
 class Picture(NamedTuple):
@@ -102,6 +104,18 @@ def _pictures(dataset: xr.Dataset, names: Iterable[str], of: str = "") -> Iterab
             print(f"figure {name}: not drawn ({type(error).__name__}: {error})")
             continue
         yield _picture(figure, name + of, function.__doc__)
+
+
+def _around_the_circle(run: StoredRun) -> Iterable[Picture]:
+    """Figure 2, where the run has checkpoints and what is drawn."""
+    try:
+        draw, _ = figure2.drawing(run)
+    except (ValueError, NoCheckpoint):
+        return
+    told = (
+        "The directions of Q, and from checkpoints the network's g around the circle in its plane"
+    )
+    yield _picture(draw(), "figure2", f"{told}; seed {run.grid.seeds[0]}")
 
 
 def _text(value: Any) -> str:
@@ -185,7 +199,7 @@ def part_of(folder: pathlib.Path, title: str, beside: pathlib.Path) -> Part:
             tables.append(lemmas.lemma_table(dataset))
         except ValueError as error:  # it needs a member of each algorithm
             notes.append(f"Table of the lemmas: {error}")
-    pictures = list(_pictures(dataset, names))
+    pictures = [*_pictures(dataset, names), *(() if is_study else _around_the_circle(run))]
     if is_study:  # the joined results at the first value of each field
         of = f" of {config['programs'][0]} (the first of {len(config['programs'])} programs)"
         more = [name for name in problem.figures if name not in names]
@@ -233,6 +247,9 @@ class Line(NamedTuple):
     chosen: Mapping[str, str]  # its values along the axes, by which it is switched
 
 
+Members = tuple[tuple[str, str], ...]  # of one colour: the values of swept fields
+
+
 class Lines(NamedTuple):
     """All lines, as the columns of a Bokeh data source: those of `Line`, each variable, and each
     axis as "choice NAME"."""
@@ -242,13 +259,20 @@ class Lines(NamedTuple):
     told: dict[str, str]  # long name of each variable
 
 
-def _lines_of_part(part: Part, names: Iterable[str], of_run: dict[str, str], dash: str):
+def _lines_of_part(
+    part: Part,
+    names: Iterable[str],
+    of_run: dict[str, str],
+    dash: str,
+    colours: Mapping[Members, str],
+) -> Iterable[Line]:
     """The lines of a directory, of the variables that it has."""
     dataset = part.dataset
     time = dataset[results.clock_of(dataset)].values.astype(np.float32)
-    columns = results.columns_of(dataset)
-    for column, colour in zip(columns, figures.hex_colours(len(columns)), strict=True):
-        labels = of_run | results.label_of(dataset, column)
+    for column in results.columns_of(dataset):
+        labels = results.label_of(dataset, column)
+        colour = colours[tuple(labels.items())]
+        labels = of_run | labels
         points = of_run | results.point_of(dataset, column)
         label = ", ".join(f"{name} {value}" for name, value in labels.items())
         chosen = {axis: points[axis] for axis in (*of_run, *column)}
@@ -278,10 +302,15 @@ def lines_of(parts: Sequence[Part]) -> Lines:
         for name, variable in part.dataset.data_vars.items():
             if variable.dims[-1:] == (clock,):
                 told.setdefault(str(name), variable.attrs["long_name"])
+    members: dict[Members, None] = {}  # what is equal in several runs has one colour
+    for part in parts:
+        for column in results.columns_of(part.dataset):
+            members[tuple(results.label_of(part.dataset, column).items())] = None
+    colours = dict(zip(members, figures.hex_colours(len(members)), strict=True))
     lines: list[Line] = []
     for part, dash in zip(parts, itertools.cycle(DASHES), strict=False):
         of_run = {"run": part.title} if len(parts) > 1 else {}
-        lines += _lines_of_part(part, told, of_run, dash)
+        lines += _lines_of_part(part, told, of_run, dash, colours)
     columns: dict[str, list[Any]] = {
         name: [getattr(line, name) for line in lines] for name in Line._fields[:6]
     }
@@ -301,6 +330,7 @@ def lines_of(parts: Sequence[Part]) -> Lines:
 
 CHOOSE = """
 const data = source.data, indices = []
+boxes.seed.disabled = each.active == 0  // a mean is over all of them
 const kinds = each.active == 0 ? ['mean', 'error'] : ['seed']
 for (let i = 0; i < data.kind.length; i++) {
   let shown = kinds.includes(data.kind[i])
@@ -331,11 +361,13 @@ def _page_of_curves(parts: Sequence[Part]) -> tuple[str, str, str, list[str]]:
     lines = lines_of(parts)
     source = ColumnDataSource(lines.columns)
     kinds = lines.columns["kind"]
-    labels, colours = lines.columns["label"], lines.columns["colour"]
+    shown = zip(*(lines.columns[name] for name in ("label", "kind", "colour", "dash")), strict=True)
     of_key = [
-        f'<span style="white-space:nowrap"><b style="color:{colour}">&#9632;</b> '
+        '<span style="white-space:nowrap"><svg width="28" height="8" aria-hidden="true">'
+        f'<line x1="0" y1="4" x2="28" y2="4" stroke="{colour}" stroke-width="3" '
+        f'stroke-dasharray="{DASHES[dash]}"/></svg> '
         f"{html.escape(label.removesuffix(', mean'))}</span>"
-        for label, colour, kind in zip(labels, colours, kinds, strict=True)
+        for label, kind, colour, dash in shown
         if kind == "mean"
     ]
     shown_first: Any = [i for i, kind in enumerate(kinds) if kind != "seed"]
@@ -371,6 +403,7 @@ def _page_of_curves(parts: Sequence[Part]) -> tuple[str, str, str, list[str]]:
         axis: CheckboxButtonGroup(labels=values, active=list(range(len(values))))
         for axis, values in lines.choices.items()
     }
+    boxes["seed"].disabled = True  # as long as means are shown
     choose = CustomJS(
         args={"source": source, "filter": chosen, "each": each, "boxes": boxes}, code=CHOOSE
     )

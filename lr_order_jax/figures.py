@@ -108,6 +108,8 @@ def error_against_rate(dataset: xr.Dataset) -> Any:
     columns = _rate_columns(dataset)
     error = results.final(dataset, "test_error_p_only")
     values = 100 * np.stack([error.isel(column).values for column in columns])  # (rates, seeds)
+    if not np.isfinite(values).any():
+        raise NothingToShow("no member has ended")
     rates = dataset["eta_init"].values
     by_rate = np.argsort(rates, kind="stable")
     title, labels = _rate_labels(dataset)
@@ -152,6 +154,8 @@ def error_against_shape(dataset: xr.Dataset) -> Any:
     label, curves = results.errors_against_shape(dataset)
     if not curves:
         raise ValueError("no member is one of Algorithm 1 or 2")
+    if not any(np.isfinite(curves[n][1]).any() for n in curves if n not in RULE_LABELS):
+        raise NothingToShow("no member has ended")
     figure = Figure(figsize=(6.0, 4.4), layout="constrained")
     axis = figure.subplots()
     colours = {"L-S": "C0", "S": "C3", "p_only": "C3", "all_p": "C0"}
@@ -183,7 +187,7 @@ def error_against_shape(dataset: xr.Dataset) -> Any:
 
 
 class NothingToShow(ValueError):
-    """Results whose members a figure is not about, as of pairs that are no product."""
+    """Results that hold nothing yet, or never will, of what a figure shows."""
 
 
 def learning_order_map(dataset: xr.Dataset) -> Any:

@@ -64,7 +64,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(sweep_run):
     ):  # fmt: skip
         assert told in page, told
     images = re.findall(r'<img src="data:[^>]*>', page)
-    assert len(images) == 3
+    assert len(images) == 4  # the problem's two, Figure 2, what was measured
     for image in images:
         assert len(re.search(r'alt="([^"]*)"', image)[1]) > 20
     assert 'lang="en"' in page
@@ -80,6 +80,12 @@ def test_numbers_of_the_lines_are_those_of_the_results(sweep_run):
     np.testing.assert_allclose(values[kinds.index("seed")], first[0], rtol=1e-6)
     low = values[kinds.index("error")]
     np.testing.assert_allclose(low, first.mean(0) - first.std(0, ddof=1) / 2**0.5, rtol=1e-5)
+    fewer = part._replace(dataset=part.dataset.isel(eta_init=[-1]), title="other")
+    both = report.lines_of([part, fewer]).columns
+    of_other = both["label"].index(next(x for x in both["label"] if x.startswith("run other")))
+    of_run = both["label"].index(both["label"][of_other].replace("run other", "run run"))
+    assert both["colour"][of_other] == both["colour"][of_run] != both["colour"][0]
+    assert both["dash"][of_other] != both["dash"][of_run]
     assert lines.choices["seed"] == ["0", "1"]
     assert lines.choices["eta_init"] == [f"{rate:g}" for rate in dataset["eta_init"].values]
 
@@ -199,6 +205,8 @@ def test_an_unfinished_run_is_reported(sweep_run, tmp_path):
     page = (tmp_path / "half.html").read_text()
     assert "<h1>half (not finished)</h1>" in page
     assert "paired by seed: not finished" in page
+    shown = [alt.split(":")[0] for alt in re.findall(r'alt="([^"]*)"', page)]
+    assert shown == ["Learning order", "Figure2"]
 
 
 def test_a_run_without_results_is_one_line(sweep_run, tmp_path, monkeypatch, capsys):
@@ -298,6 +306,8 @@ def test_curves_are_drawn_and_switched(browser, sweep_run):
     assert shown(browser) == 3 * rates  # mean and one standard error to each side
     drawn = colours_of(browser)
     assert drawn > 1e-3
+    press(browser, "1")  # of the seeds, which a mean is over
+    assert shown(browser) == 3 * rates
     press(browser, "each seed")
     assert shown(browser) == 2 * rates
     press(browser, "1")  # the seed
