@@ -115,7 +115,7 @@ def _around_the_circle(run: StoredRun) -> Iterable[Picture]:
     told = (
         "The directions of Q, and from checkpoints the network's g around the circle in its plane"
     )
-    yield _picture(draw(), "figure2", f"{told}; seed {run.grid.seeds[0]}")
+    yield _picture(draw(), "figure 2", f"{told}; seed {run.grid.seeds[0]}")
 
 
 def _text(value: Any) -> str:
