@@ -26,17 +26,21 @@ FAR = np.linspace(0.6, np.pi, 120)
 ANGLES = np.concatenate([-FAR[::-1], np.linspace(-0.599, 0.599, 600), FAR])  # fine near z
 
 
-def outputs(state: TrainState, along_z: np.ndarray, along_zeta: np.ndarray) -> np.ndarray:
-    """g of all members at K points of the plane of Q, (S, H, K); V is planar.
+def outputs(
+    state: TrainState, members: tuple[Any, Any], along_z: np.ndarray, along_zeta: np.ndarray
+) -> np.ndarray:
+    """g of members at K points of the plane of Q, (..., K); V is planar.
 
     Args:
+      members: which, as an index of leaves (S, H, ...).
       along_z: (K,), the points' coordinate along z.
       along_zeta: (K,), that along zeta/|zeta|.
     """
-    v, u = state.params["V"], state.stats["v"]
-    before = along_z[:, None] * v["z"][:, :, None]
-    before = before + along_zeta[:, None] * v["zeta"][:, :, None]
-    return np.einsum("shkm,shm->shk", np.maximum(before, 0), u)
+    z, zeta = (state.params["V"][name][members] for name in ("z", "zeta"))
+    u = state.stats["v"][members]
+    points = zip(along_z, along_zeta, strict=True)  # one by one: V is large
+    g = [np.einsum("...m,...m", np.maximum(a * z + b * zeta, 0), u) for a, b in points]
+    return np.stack(g, axis=-1)
 
 
 def curves_of(run: StoredRun):
@@ -53,14 +57,15 @@ def curves_of(run: StoredRun):
     curves, of_directions = [], []
     drawn: dict = {}  # times of the last curves: a member that has ended is drawn once
     for stored in run.checkpoints.still_there():
-        g = outputs(stored.state, np.cos(ANGLES), np.sin(ANGLES))
-        three = outputs(stored.state, np.ones(3), np.array([-r, 0.0, r]))
         for name, of_name in results.the_two_algorithms(run.dataset).items():
             for h in (columns.index(column) for column in of_name[:1]):
                 time = float(stored.time[0, h])
                 if drawn.get(name) != time:
-                    curves.append((name, time, ANGLES, g[0, h]))
-                    of_directions.append(three[stored.time[:, h] == time, h])
+                    g = outputs(stored.state, (0, h), np.cos(ANGLES), np.sin(ANGLES))
+                    curves.append((name, time, ANGLES, g))
+                    there = stored.time[:, h] == time
+                    three = outputs(stored.state, (there, h), np.ones(3), np.array([-r, 0.0, r]))
+                    of_directions.append(three)
                 drawn[name] = time
     return curves, of_directions
 
