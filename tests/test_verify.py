@@ -496,7 +496,7 @@ def rejoined(folder, change, names=None):
     config = directory.read_config(folder)
     parts = [results.read_results(folder / name) for name in config["programs"]]
     parts = [part if names is None or i in names else None for i, part in enumerate(parts)]
-    changed = results.join(config["what"], verify._axes(config), parts)
+    changed = results.join(config["what"], verify.axes_of(config), parts)
     change(changed)
     results.write_results(changed, folder / "results.nc")
 
