@@ -25,7 +25,7 @@ def compared(label: str, curves: Curves) -> list[Compared]:
     """Slopes of the curves of `results.errors_against_shape`, and the errors of L-S and S."""
     rows = []
     for name, (x, errors) in curves.items():
-        slope = results.slope_text(*results.fit_slope(x, errors))
+        slope = results.plus_minus(*results.fit_slope(x, errors))
         rule = figures.RULE_LABELS.get(name, name)
         claim = CLAIMS.get(name, "-") if label.startswith("kappa") else "-"
         rows.append(Compared(f"slope against {label}, {rule}", claim, slope))
@@ -33,7 +33,7 @@ def compared(label: str, curves: Curves) -> list[Compared]:
             continue
         if len(x) > 2:  # where these two differ, the error is no power
             ends = (results.fit_slope(x[at], errors[:, at]) for at in (slice(2), slice(-2, None)))
-            told = " to ".join(results.slope_text(*end) for end in ends)
+            told = " to ".join(results.plus_minus(*end) for end in ends)
             rows.append(
                 Compared(f"slope from the first two values to the last two, {name}", "-", told)
             )

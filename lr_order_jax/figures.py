@@ -167,7 +167,7 @@ def error_against_shape(dataset: xr.Dataset) -> Any:
             axis.plot(x, mean, color=colours[name], ls="--", lw=1, label=RULE_LABELS[name])
             continue
         slope, half_width = results.fit_slope(x, errors)
-        told = f": slope {results.slope_text(slope, half_width)} (95 %)"
+        told = f": slope {results.plus_minus(slope, half_width)} (95 %)"
         told *= bool(np.isfinite(half_width))  # of several seeds
         bars = error * results.quantile_95(len(errors))
         axis.errorbar(x, mean, bars, color=colours[name], marker="o", capsize=3, label=name + told)

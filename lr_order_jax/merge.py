@@ -55,23 +55,8 @@ def merge(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> xr.D
             there = ", ".join(run.config["programs"]) or "one program"
             other = f"not those of {runs[0].workdir} ({', '.join(names) or 'one program'})"
             raise ConfigError(f"{run.workdir}: holds {there}, {other}")
-    if not names:
-        whole = _whole_of_run(runs, out)
-        with _held(out, whole.config):
-            _write(whole, out)
-        return whole.dataset
-    for run in runs:
-        if len(run.programs) < len(names):
-            raise ConfigError(f"{run.workdir}: is unfinished, run its command again")
-    parts = {}
-    for i, name in enumerate(names):
-        parts[name] = _whole_of_run([run.programs[i] for run in runs], out / name)
-    whole = _whole_of_study(runs, list(parts.values()), out)
+    whole = (_whole_of_study if names else _whole_of_run)(runs, out)
     with _held(out, whole.config):
-        directory.write_whole_config(whole.config, out)
-        for name, part in parts.items():
-            (out / name).mkdir(exist_ok=True)
-            _write(part, out / name)
         _write(whole, out)
     return whole.dataset
 
@@ -81,12 +66,16 @@ class _Whole(NamedTuple):
 
     dataset: xr.Dataset
     config: Mapping[str, Any]
-    lines: Sequence[str] | None  # of metrics.jsonl, which a study has in its programs
     figures: Sequence[str]
+    lines: Sequence[str] | None  # of metrics.jsonl, which a study has in its programs
+    programs: Mapping[str, "_Whole"]  # of a study, by their directories
 
 
 def _write(whole: _Whole, out: pathlib.Path) -> None:
     directory.write_whole_config(whole.config, out)
+    for name, program in whole.programs.items():
+        (out / name).mkdir(exist_ok=True)
+        _write(program, out / name)
     if whole.lines is not None:
         text = "".join(f"{line}\n" for line in whole.lines)
         files.write_aside(out / "metrics.jsonl", lambda aside: aside.write_text(text))
@@ -117,20 +106,27 @@ def _whole_of_run(runs: Sequence[StoredRun], out: pathlib.Path) -> _Whole:
     for line in verify.wrong_lines("\n".join(lines), whole):
         raise ConfigError(f"the joined results contradict the parts' metrics.jsonl: {line}")
     config = _config_of(runs, what, out) | {"audit": audit}
-    return _Whole(whole, config, list(lines), _problem_of(runs[0]).figures)
+    return _Whole(whole, config, _problem_of(runs[0]).figures, list(lines), {})
 
 
-def _whole_of_study(
-    runs: Sequence[StoredRun], programs: Sequence[_Whole], out: pathlib.Path
-) -> _Whole:
-    """Of parts of a study, whose programs have been joined each."""
+def _whole_of_study(runs: Sequence[StoredRun], out: pathlib.Path) -> _Whole:
+    """Of parts of a study, program by program."""
     config = _config_of(runs, runs[0].config["what"], out)
+    for run in runs:
+        if len(run.programs) < len(config["programs"]):
+            raise ConfigError(f"{run.workdir}: is unfinished, run its command again")
+    of_programs = zip(*(run.programs for run in runs), strict=True)
+    programs = [
+        _whole_of_run(parts, out / name)
+        for name, parts in zip(config["programs"], of_programs, strict=True)
+    ]
     axes = verify.axes_of(config)
     before, after = runs[0].programs[0].config["what"], programs[0].config["what"]
     what = config["what"] | {name: after[name] for name in after if after[name] != before[name]}
     dataset = results.join(what, axes, [program.dataset for program in programs])
     names = _problem_of(runs[0].programs[0]).study_figures
-    return _Whole(dataset, config | {"what": what}, None, names)
+    named = dict(zip(config["programs"], programs, strict=True))
+    return _Whole(dataset, config | {"what": what}, names, None, named)
 
 
 def _config_of(

@@ -318,13 +318,22 @@ class Table(NamedTuple):
 
 def with_error(values: Any, scale: float = 1.0, digits: int = 2) -> str:
     """Mean over seeds +- its standard error, as text; "-" if there is none."""
-    mean, error = mean_and_error(np.asarray(values) * scale)
-    if math.isnan(mean):
+    return plus_minus(*mean_and_error(np.asarray(values) * scale), digits)
+
+
+def plus_minus(value: float, half_width: float, digits: int = 2) -> str:
+    """A number with half its interval if it has one; "-" if there is none.
+
+    Examples:
+        >>> plus_minus(0.5, 0.12), plus_minus(0.5, math.nan), plus_minus(math.nan, math.nan)
+        ('0.50 +- 0.12', '0.50', '-')
+    """
+    if math.isnan(value):
         return "-"
-    mean = round(float(mean), digits) + 0.0  # no "-0.00"
-    if math.isnan(error):
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} +- {error:.{digits}f}"
+    value = round(float(value), digits) + 0.0  # no "-0.00"
+    if math.isnan(half_width):
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} +- {half_width:.{digits}f}"
 
 
 def columns_of(dataset: xr.Dataset) -> list[dict[str, Any]]:
@@ -613,19 +622,6 @@ def _significant(values: xr.DataArray) -> str:
     if math.isnan(mean):
         return "-"
     return f"{mean:.4g}" if math.isnan(error) else f"{mean:.4g} +- {error:.2g}"
-
-
-def slope_text(slope: float, half_width: float) -> str:
-    """A slope of `fit_slope` with its interval if it has one; "-" if there is none.
-
-    Examples:
-        >>> slope_text(0.5, 0.12), slope_text(0.5, math.nan), slope_text(math.nan, math.nan)
-        ('0.50 +- 0.12', '0.50', '-')
-    """
-    if math.isnan(slope):
-        return "-"
-    slope = round(slope, 2) + 0.0  # no "-0.00"
-    return f"{slope:.2f}" if math.isnan(half_width) else f"{slope:.2f} +- {half_width:.2f}"
 
 
 def config_of(dataset: xr.Dataset) -> dict[str, Any]:
