@@ -122,8 +122,7 @@ def _had_results(workdir: pathlib.Path, config: Mapping[str, Any]) -> bool:
         return True
     if config["programs"]:
         return sum((workdir / name / "config.json").exists() for name in config["programs"]) > 1
-    folder = workdir / "checkpoints"
-    return folder.is_dir() and sum(path.name.isdigit() for path in folder.iterdir()) > 1
+    return _count_checkpoints(workdir) > 1
 
 
 def _other_shard(shard: str | None, config: Mapping[str, Any]) -> str:
@@ -157,7 +156,7 @@ def _programs(
     if dataset is None:
         return
     for name, part in zip(names, results.split(dataset, axes_of(config)), strict=True):
-        has_them = config.get("merged") or _has_checkpoint(workdir / name)
+        has_them = config.get("merged") or _count_checkpoints(workdir / name)
         if results.count_records(part) and not has_them:
             told = f"{name}: its checkpoints are lost, although results.nc holds records of it"
             report.wrong.append(f"{told}; restore them or give a new --workdir")
@@ -182,8 +181,8 @@ def _holds_files(folder: pathlib.Path) -> bool:
     return any(path.name != ".lock" and not path.name.endswith(".writing") for path in paths)
 
 
-def _has_checkpoint(folder: pathlib.Path) -> bool:
-    return any(path.name.isdigit() for path in folder.glob("checkpoints/*"))
+def _count_checkpoints(folder: pathlib.Path) -> int:
+    return sum(path.name.isdigit() for path in folder.glob("checkpoints/*"))
 
 
 def axes_of(config: Mapping[str, Any]) -> list[Axis]:
