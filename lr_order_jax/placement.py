@@ -8,6 +8,7 @@ Members never communicate, so the grid is cut into rectangles of seeds and colum
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -137,49 +138,35 @@ def seeds_together(seeds: int, state_bytes: int) -> int:
     return max((k for k in divisors if k * state_bytes <= CACHE_BYTES * seeds), default=1)
 
 
-def in_blocks(function: Callable, count: int) -> Callable:
-    """A function (data, hypers, state, keys, *numbers) -> state for blocks of so many seeds, one
-    block after the other."""
-
-    def on_all(data, hypers, state, keys, *numbers):
-        if count == len(keys):
-            return function(data, hypers, state, keys, *numbers)
-
-        def one(i, whole):
-            def take(leaf):
-                return jax.lax.dynamic_slice_in_dim(leaf, i * count, count)
-
-            def put(leaf, part):
-                return jax.lax.dynamic_update_slice_in_dim(leaf, part, i * count, 0)
-
-            of_block = jax.tree.map(take, (data.own, data.epoch, hypers, whole, keys))
-            own, epoch, *rest = of_block
-            return jax.tree.map(
-                put, whole, function(Data(data.shared, own, epoch), *rest, *numbers)
-            )
-
-        return jax.lax.fori_loop(0, len(keys) // count, one, state)
-
-    return on_all
-
-
 SHARED, SEEDS, MEMBERS = PartitionSpec(), PartitionSpec("seed"), PartitionSpec("seed", "member")
 
 
 class _Sheets:
     """How `Stacked` lies on its devices: a sheet of a x b of them, a parts of the seeds and b of
-    the columns. What does not divide is padded with copies."""
+    the columns. What does not divide is padded with copies.
 
-    def __init__(self, members: "Stacked", parts: tuple[int, int]):
+    Blocks of seeds, `together` of each device, are arrays of their own, which take their steps one
+    block after the other: `data`, `keys` and what is put are lists, an entry for each block.
+    """
+
+    def __init__(self, members: "Stacked", parts: tuple[int, int], together: int):
         self.parts, (a, b) = parts, parts
         devices = np.array(members.devices[: a * b]).reshape(parts)
         self.mesh, self._axis = Mesh(devices, ("seed", "member")), members.axis
-        data = members.grid.data
-        self.data = Data(self.put(data.shared, SHARED), self.put_rows(data.own))
-        self.keys = self.put_rows(members.grid.keys)
-        arrange = lambda data: self.data._replace(epoch=self.put_rows(data.epoch))  # noqa: E731
+        data, self.rows = members.grid.data, a * together  # of a block
+        starts = range(0, self.padded(len(members.grid.seeds), 1)[0], self.rows)
+        self.blocks = [slice(start, start + self.rows) for start in starts]
+        shared, own = self.put(data.shared, SHARED), self.put_rows(data.own)
+        self.data, self.keys = (
+            [Data(shared, part) for part in own],
+            self.put_rows(members.grid.keys),
+        )
+
+        def arrange(data):
+            parts = zip(self.data, self.put_rows(data.epoch), strict=True)
+            return [of_block._replace(epoch=epoch) for of_block, epoch in parts]
+
         self.epochs = _Epochs(members.problem, members.grid, arrange)
-        self._are_blocks = members.mapping == "vmap" and memory.devices_share_the_host()
         step, sizes = mapped_step(members.problem, members.mapping), members.problem.batch_sizes
         self.advance = engine.Driver(step, members.driving, sizes, self.over)
         self.measure = jax.jit(self.over_measured(members.measure_due))
@@ -193,17 +180,20 @@ class _Sheets:
     def put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
         return processes.put(tree, NamedSharding(self.mesh, spec))
 
-    def put_rows(self, tree: PyTree) -> PyTree:
-        """Leaves (S, ...), seeds over the devices."""
+    def put_rows(self, tree: PyTree) -> list[PyTree]:
+        """Leaves (S, ...), the seeds of each block over the devices."""
 
-        def padded(leaf):
-            index = np.minimum(np.arange(self.padded(len(leaf), 1)[0]), len(leaf) - 1)
-            return leaf if len(index) == len(leaf) else leaf[index]
+        def taken(leaf, rows):
+            index = np.minimum(np.arange(rows.start, rows.stop), len(leaf) - 1)
+            return leaf if np.array_equal(index, np.arange(len(leaf))) else leaf[index]
 
-        return self.put(jax.tree.map(padded, tree), SEEDS)
+        return [
+            self.put(jax.tree.map(functools.partial(taken, rows=rows), tree), SEEDS)
+            for rows in self.blocks
+        ]
 
     def put_members(self, tree: PyTree) -> PyTree:
-        """Padded leaves (S, C, ...), arranged."""
+        """Leaves (S, C, ...) of a block, arranged."""
         specs = jax.tree.map(self.spec, tree)
         return jax.tree.map(self.put, tree, specs)
 
@@ -222,11 +212,7 @@ class _Sheets:
         def on_all(data, hypers, state, keys, *numbers):
             of_state = jax.tree.map(self.spec, state)
             specs = Data(SHARED, SEEDS, SEEDS), MEMBERS, of_state, SEEDS, *[SHARED] * len(numbers)
-            seeds = len(keys) // self.parts[0]
-            size = memory.size_of(state) // self.mesh.size
-            together = seeds_together(seeds, size) if self._are_blocks else seeds
-            run = self._on_each(in_blocks(function, together), specs, of_state)
-            return run(data, hypers, state, keys, *numbers)
+            return self._on_each(function, specs, of_state)(data, hypers, state, keys, *numbers)
 
         return on_all
 
@@ -268,13 +254,20 @@ class Stacked:
         """By the members that are put."""
         return self._sheets.mesh.size
 
-    def _sheets_for(self, columns: int) -> _Sheets:
+    def _sheets_for(self, state: TrainState, columns: int) -> _Sheets:
+        """Those for so many columns of a host state."""
         way = spread if jax.process_count() == 1 else spread_on_all
-        return self._sheets_of(way(len(self.grid.seeds), columns, len(self.devices)))
+        a, b = way(len(self.grid.seeds), columns, len(self.devices))
+        together = seeds = -(-len(self.grid.seeds) // a)
+        if self.mapping == "vmap" and memory.devices_share_the_host():
+            members = seeds * -(-columns // b)
+            size = memory.size_of(state) // state.status.size
+            together = seeds_together(seeds, members * size)
+        return self._sheets_of((a, b), together)
 
     def put(self, state: TrainState, columns: Sequence[int]) -> None:
         """Puts these columns of a host state, and no others, on the devices."""
-        self._sheets, self._columns = self._sheets_for(len(columns)), len(columns)
+        self._sheets, self._columns = self._sheets_for(state, len(columns)), len(columns)
         seeds, count = self.grid.shape[0], len(columns)
         all_seeds, all_columns = self._sheets.padded(seeds, count)
         rows = np.minimum(np.arange(all_seeds), seeds - 1)
@@ -282,25 +275,30 @@ class Stacked:
         take = lambda leaf: np.asarray(leaf)[rows[:, None], index]  # noqa: E731
         taken = jax.tree.map(take, state)
         taken.status[seeds:] = taken.status[:, count:] = Status.COMPLETED  # the copies are idle
-        self._state = self._sheets.put_members(arranged(self.mapping, taken))
         hypers = jax.tree.map(take, self.grid.hypers)
-        self._hypers = self._sheets.put(algorithm.on_device(hypers), MEMBERS)
+        self._state, self._hypers = [], []
+        for block in self._sheets.blocks:
+            of_block = jax.tree.map(operator.itemgetter(block), (taken, hypers))
+            self._state.append(self._sheets.put_members(arranged(self.mapping, of_block[0])))
+            self._hypers.append(self._sheets.put(algorithm.on_device(of_block[1]), MEMBERS))
 
     def fetch(self, name: str) -> PyTree:
         """A part of the state on the host, leaves (S, C, ...)."""
 
-        def members(leaf):
-            host = np.moveaxis(processes.whole(leaf), self.axis(leaf.ndim), 1)
-            return host[: self.grid.shape[0], : self._columns]
+        def members(*blocks):
+            axis = self.axis(blocks[0].ndim)
+            host = [np.moveaxis(processes.whole(leaf), axis, 1) for leaf in blocks]
+            together = host[0] if len(host) == 1 else np.concatenate(host)
+            return together[: self.grid.shape[0], : self._columns]
 
-        return jax.tree.map(members, getattr(self._state, name))
+        return jax.tree.map(members, *(getattr(state, name) for state in self._state))
 
     def memory(self, state: TrainState, columns: Sequence[int]) -> int:
         """Bytes on a device with these columns of a host state there, see `Driver.memory`; on all
         devices where they share the memory of the host."""
-        sheets = self._sheets_for(len(columns))
-        data, _, _ = next(sheets.epochs(0, 0))
-        seeds, count = sheets.padded(self.grid.shape[0], len(columns))
+        sheets = self._sheets_for(state, len(columns))
+        (data, *_), _, _ = next(sheets.epochs(0, 0))
+        seeds, (_, count) = sheets.rows, sheets.padded(1, len(columns))
 
         def planned(leaf):
             shape = [seeds, *leaf.shape[2:]]
@@ -312,15 +310,24 @@ class Stacked:
 
         hypers = algorithm.on_device(self.grid.hypers)
         hypers, of_state = jax.tree.map(planned_hypers, hypers), jax.tree.map(planned, state)
-        taken = sheets.advance.memory(data, hypers, of_state, sheets.keys)
+        taken = sheets.advance.memory(data, hypers, of_state, sheets.keys[0])
+        of_seeds = memory.size_of((data.own, data.epoch)) // sheets.parts[0]
+        other_blocks = memory.size_of((hypers, of_state)) // sheets.mesh.size + of_seeds
+        taken += (len(sheets.blocks) - 1) * other_blocks
         ours = [d for d in sheets.mesh.devices.flat if d.process_index == jax.process_index()]
         return taken * (len(ours) if memory.devices_share_the_host() else 1)
 
     def advance(self, start: int, count: int) -> None:
         """Takes steps; 0 of them compile the programs."""
-        for data, first, steps in self._sheets.epochs(start, count):
-            of_members = data, self._hypers, self._state, self._sheets.keys
-            self._state = self._sheets.advance(*of_members, first, steps)
+        sheets = self._sheets
+        for data, first, steps in sheets.epochs(start, count):
+            blocks = zip(data, self._hypers, self._state, sheets.keys, strict=True)
+            for i, of_members in enumerate(blocks):
+                self._state[i] = sheets.advance(*of_members, first, steps)
+                if count == 0:  # compiled for all
+                    return
+                if len(self._state) > 1:  # XLA's CPU backend would run several at once
+                    jax.block_until_ready(self._state[i])
 
     def measure(self, due: np.ndarray) -> dict[str, np.ndarray]:
         """Evaluates members, given by an (S, C) bool array, one after the other.
@@ -332,13 +339,17 @@ class Stacked:
         Returns:
           {variable: (S, C, ...) array, NaN where not due}.
         """
-        tasks, models = self._hypers.task, _model(self._state)
-        seeds, columns = due.shape
+        sheets, (seeds, columns) = self._sheets, due.shape
+        of_blocks = [(h.task, _model(s)) for h, s in zip(self._hypers, self._state, strict=True)]
         if self.driving == "scan":
-            all_due = np.zeros(self._sheets.padded(seeds, columns), bool)
+            all_due = np.zeros(sheets.padded(seeds, columns), bool)
             all_due[:seeds, :columns] = due
-            values = self._sheets.measure(self._sheets.data, tasks, models, all_due)
-            return {name: processes.whole(v)[:seeds, :columns] for name, v in values.items()}
+            out = _blank(self.problem, all_due.shape)
+            for rows, data, models in zip(sheets.blocks, sheets.data, of_blocks, strict=True):
+                if all_due[rows].any():
+                    for name, values in sheets.measure(data, *models, all_due[rows]).items():
+                        out[name][rows] = processes.whole(values)
+            return {name: values[:seeds, :columns] for name, values in out.items()}
         # Each member is brought to all processes, which evaluate one in turn.
         members, device = np.argwhere(due), jax.local_devices()[0]
         turn = {(s, h): i % jax.process_count() for i, (s, h) in enumerate(members)}
@@ -347,7 +358,8 @@ class Stacked:
             are_ours[s, h] = turn[s, h] == jax.process_index()
 
         def one(s, h):
-            picked = self._sheets.pick(tasks, models, jnp.int32(s), jnp.int32(h))
+            block, row = divmod(s, sheets.rows)
+            picked = sheets.pick(*of_blocks[block], jnp.int32(row), jnp.int32(h))
             if not are_ours[s, h]:
                 return {}
             local = jax.tree.map(lambda leaf: leaf.addressable_data(0), picked)

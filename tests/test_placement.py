@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from lr_order_jax import placement, spec, sweep
+from lr_order_jax import memory, placement, spec, sweep
 from lr_order_jax.algorithm import Status, TrainState
 from lr_order_jax.fields import ConfigError
 
@@ -55,11 +55,12 @@ def test_columns_are_cut_where_there_is_one_seed(problem):
 
 def test_each_device_holds_its_own_members_alone(problem):
     members, *_ = advanced(problem, (5, 6, 7), ("scan", "vmap"), 2)
-    for leaf in jax.tree.leaves(members._state):
+    (state,) = members._state
+    for leaf in jax.tree.leaves(state):
         assert len(leaf.sharding.device_set) == 2
         held = {shard.device: shard.data.size for shard in leaf.addressable_shards}
         assert list(held.values()) == [leaf.size // 2] * 2
-    padding = np.asarray(members._state.status)[3:]
+    padding = np.asarray(state.status)[3:]
     assert np.all(padding == Status.COMPLETED)
     assert padding.size
 
@@ -112,21 +113,28 @@ def test_networks_of_images_on_two_devices():
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-@pytest.mark.parametrize(("cache", "count"), [(0, 1), (2**40, 6)])
-def test_blocks_of_seeds_change_rounding_at_most(problem, monkeypatch, cache, count):
-    seeds = (5, 6, 7, 8, 9, 4)
-    blocks = []
-
-    def noted(function, count):
-        blocks.append(count)
-        return in_blocks(function, count)
-
-    in_blocks = placement.in_blocks
-    monkeypatch.setattr(placement, "in_blocks", noted)
+@pytest.mark.parametrize("driving", ["scan", "dispatch"])
+@pytest.mark.parametrize(("cache", "devices", "count"), [(0, 1, 7), (0, 2, 4), (2**40, 1, 1)])
+def test_blocks_of_seeds_change_rounding_at_most(
+    problem, monkeypatch, cache, devices, count, driving
+):
+    """Seven seeds: on two devices, an eighth one is an idle copy."""
+    seeds = (5, 6, 7, 8, 9, 4, 3)
     monkeypatch.setattr(placement, "CACHE_BYTES", cache)
-    _, *found = advanced(problem, seeds, ("scan", "vmap"), 1)
-    assert set(blocks) == {count}
-    monkeypatch.undo()
+    members, *found = advanced(problem, seeds, (driving, "vmap"), devices)
+    assert len(members._state) == count
     _, *wanted = advanced(problem, seeds, ("scan", "map"), 1)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
     jax.tree.map(close, found, wanted)
+
+
+def test_memory_of_blocks_counts_all_of_them(problem, monkeypatch):
+    grid = sweep.make_grid(problem, (5, 6, 7, 8), ())
+    state, columns = sweep.init_state(problem, grid), range(grid.shape[1])
+    taken = []
+    for cache in (2**40, 0):
+        monkeypatch.setattr(placement, "CACHE_BYTES", cache)
+        members = placement.place_members(problem, grid, "scan", "vmap", 1)
+        taken.append(members.memory(state, columns))
+    all_of_it = memory.size_of((state, grid.hypers, grid.data.own))
+    assert 0.9 * all_of_it < taken[1] <= taken[0]  # what a step needs beside is that of one block
