@@ -109,8 +109,10 @@ class _Run:
         self.grid = sweep.make_grid(self.problem, run_spec.seeds, run_spec.common.zipped, shard)
         self.time = np.linspace(0.0, self.problem.horizon(), run_spec.num_records + 1)
         self.time_per_step = self.problem.time_per_step(self.grid.hypers)
+        self.part = placement.part_of(self.grid.shape, jax.process_count(), jax.process_index())
+        ours = sweep.rectangle(self.grid, self.part.rows, self.part.columns)
         self.members = placement.place_members(
-            self.problem, self.grid, *run_spec.ways, run_spec.how.devices
+            self.problem, ours, *run_spec.ways, run_spec.how.devices
         )
         self.seed_variables, self.seed_values = self.theory_of_seeds()
         by_phase = {
@@ -134,8 +136,42 @@ class _Run:
         self.records_before = 0  # of the results that are there, until as many are written
         self.metrics_bytes = 0  # length of metrics.jsonl that belongs to this state
         self.metrics_digest: str | None = None  # of that, as the newest checkpoint has it
-        self.kept: Any = sweep.init_state(self.problem, self.grid)  # on the host, as last fetched
-        self.columns: list[int] = []  # those on the device
+        self.kept: Any = sweep.init_state(self.problem, ours)  # of our part, as last fetched
+        # Of all members, see `share_places`.
+        self.phase = self.phase_counts = self.status = np.zeros(0, np.int32)
+        self.columns: list[int] = []  # those on the devices
+
+    # Of several processes each holds its part of the members; all know where all of them are.
+
+    @property
+    def columns_here(self) -> list[int]:
+        """Those on the devices of this process, counted within its part."""
+        return self.within(self.columns)
+
+    @property
+    def all_columns(self) -> list[int]:
+        """In the order in which they are trained, where they are not trained at once: those of
+        each process in turns."""
+        return placement.in_turns(self.grid.shape, jax.process_count())
+
+    def within(self, columns: Sequence[int]) -> list[int]:
+        """Those of these columns that are of our part, counted within it."""
+        return [h - self.part.columns.start for h in self.part.columns_of(columns)]
+
+    def whole(self, leaf: np.ndarray) -> np.ndarray:
+        """(S, H, ...): what each process has for the members of its part. Waits for the others."""
+        if jax.process_count() == 1:
+            return leaf
+        out = np.zeros((*self.grid.shape, *leaf.shape[2:]), leaf.dtype)
+        if not self.part.is_copy:
+            out[self.part.rows, self.part.columns] = leaf
+        return processes.total(out)
+
+    def share_places(self) -> None:
+        """Tells all processes in which phases members are, and whether they have ended. Waits for
+        the others."""
+        places = self.kept.phase, self.kept.phase_counts, self.kept.status
+        self.phase, self.phase_counts, self.status = map(self.whole, places)
 
     # What is known before the first step.
 
@@ -173,12 +209,22 @@ class _Run:
         if (asked := self.spec.how.group_size) is not None:
             return min(asked, len(waiting))
         free = self.free_memory()
-        need = functools.cache(lambda count: self.members.memory(self.kept, waiting[:count]))
+        need = functools.cache(lambda count: self.memory_here(waiting[:count]))
         fit = processes.all_do(lambda: memory.columns_that_fit(need, len(waiting), free))
         self.tell_memory(len(waiting), fit, need(fit), free)
         fit = int(processes.gathered(fit).min())
         self.at_once = min(self.at_once or fit, fit)
         return self.at_once
+
+    def memory_here(self, columns: Sequence[int]) -> int:
+        """Bytes that our part of these columns takes on a device, see `Stacked.memory`."""
+        ours = self.within(columns)
+        return self.members.memory(self.kept, ours) if ours else 0
+
+    @property
+    def member_bytes(self) -> float:
+        """Of a member's state."""
+        return memory.size_of(self.kept) / self.kept.status.size
 
     def free_memory(self) -> int | None:
         """Bytes that each process can give to its devices; None if one does not know."""
@@ -187,7 +233,9 @@ class _Run:
             host = zlib.crc32(platform.node().encode())
             beside = int(np.sum(processes.gathered(host) == host))
             if free is not None:
-                free = free // beside - memory.HOST_COPIES * memory.size_of(self.kept)
+                free = free // beside - int(
+                    memory.HOST_COPIES * self.member_bytes * self.status.size
+                )
         # All compile the same programs: in some places they wait for each other.
         least = processes.gathered(-1 if free is None else free).min()
         return None if least == -1 else int(least)
@@ -199,9 +247,7 @@ class _Run:
             return
         free = self.free_memory()
         told = f"the members that {before} devices had at once, of this checkpoint"
-        processes.all_do(
-            lambda: memory.refuse_beyond(free, self.members.memory(self.kept, columns), told)
-        )
+        processes.all_do(lambda: memory.refuse_beyond(free, self.memory_here(columns), told))
 
     def start_group(self, waiting: Sequence[int]) -> None:
         """Puts the next columns that wait on the device, at step 0. Groups are of even sizes.
@@ -226,8 +272,8 @@ class _Run:
         devices = min(len(processes.devices(self.spec.how.devices)), count)
         if memory.devices_share_the_host():
             devices = min(jax.process_count(), count)
-        stored = memory.size_of(self.kept) / self.kept.status.size
-        taken = max(taken, int(data + stored * -(-count // devices)))  # a step can take less data
+        least = data + self.member_bytes * -(-count // devices)
+        taken = max(taken, int(least))  # a step can take less data
         member = (taken - data) / -(-count // devices)
         several = f" on each of {devices}" if devices > 1 else ""
         text = f"memory: {memory.human(taken)}{several} for {count} members, "
@@ -242,23 +288,26 @@ class _Run:
     # The state, and what it says.
 
     def put_columns(self, columns: Sequence[int]) -> None:
-        """Puts these columns, and no others, on the device."""
+        """Puts these columns, and no others, on the devices."""
         self.columns = list(columns)
-        self.members.put(self.kept, self.columns)
+        if self.columns_here:
+            self.members.put(self.kept, self.columns_here)
 
     def fetch(self, names: Sequence[str] = TrainState._fields) -> None:
-        """Brings these parts of the state of the columns on the device to the host."""
+        """Brings these parts of the state of our columns on the devices to the host."""
 
         def copy(kept, leaf):
-            kept[:, self.columns] = leaf
+            kept[:, self.columns_here] = leaf
 
-        for name in names:
+        for name in names if self.columns_here else ():
             jax.tree.map(copy, getattr(self.kept, name), self.members.fetch(name))
 
     def take_steps(self, count: int) -> None:
         """Advances all members; 0 steps compile the programs."""
-        self.members.advance(self.step, count)
+        if self.columns_here:
+            self.members.advance(self.step, count)
         self.fetch(("phase", "phase_counts", "status"))
+        self.share_places()
         self.step += count
 
     def take_profiled_steps(self, count: int) -> None:
@@ -271,7 +320,7 @@ class _Run:
 
     @property
     def ended(self) -> np.ndarray:
-        return self.kept.status != Status.RUNNING
+        return self.status != Status.RUNNING
 
     @property
     def running(self) -> np.ndarray:
@@ -283,11 +332,11 @@ class _Run:
     @property
     def steps_taken(self) -> np.ndarray:
         """Steps of each member, (S, H)."""
-        return self.kept.phase_counts.sum(axis=-1)
+        return self.phase_counts.sum(axis=-1)
 
     def member_time(self) -> np.ndarray:
         """Time of each member, (S, H) float64."""
-        return np.sum(self.time_per_step * self.kept.phase_counts, axis=-1)
+        return np.sum(self.time_per_step * self.phase_counts, axis=-1)
 
     def least_time(self) -> float:
         """Time of the running members that are furthest behind; the end of the grid if none is."""
@@ -300,7 +349,7 @@ class _Run:
 
     def at_phase(self, values: np.ndarray) -> np.ndarray:
         """(S, H, K) -> (S, H): the values of each member's present phase."""
-        return np.take_along_axis(values, self.kept.phase[..., None], axis=-1)[..., 0]
+        return np.take_along_axis(values, self.phase[..., None], axis=-1)[..., 0]
 
     def steps_of_schedule_left(self) -> np.ndarray:
         """(S, H): steps that a member's whole schedule still has, were it never ended early."""
@@ -315,18 +364,18 @@ class _Run:
         point = self.time[np.minimum(self.next_record, len(self.time) - 1)]
         to_record = np.ceil((point - self.member_time()) / pace - SLACK)
         to_record = np.where(self.next_record < len(self.time), to_record, NEVER)
-        in_phase = self.at_phase(self.kept.phase_counts)
+        in_phase = self.at_phase(self.phase_counts)
         to_phase_end = self.at_phase(self.grid.hypers.phase_steps) - in_phase
         steps = np.where(self.running, np.minimum(to_record, to_phase_end), NEVER)
         schedule = self.steps_of_schedule_left()
-        diverged = (self.kept.status == Status.DIVERGED) & (schedule > 0)
+        diverged = (self.status == Status.DIVERGED) & (schedule > 0)
         diverged[:, [h for h in range(diverged.shape[1]) if h not in self.columns]] = False
         return max(1, int(np.where(diverged, np.minimum(steps, schedule), steps).min()))
 
     def member_steps(self) -> tuple[int, int]:
         """Member-steps taken; these and those at most to come."""
-        counts, most = self.kept.phase_counts, self.grid.hypers.phase_steps
-        future = np.arange(counts.shape[-1]) >= self.kept.phase[..., None]
+        counts, most = self.phase_counts, self.grid.hypers.phase_steps
+        future = np.arange(counts.shape[-1]) >= self.phase[..., None]
         left = np.where(future & ~self.ended[..., None], most - counts, 0)
         return int(counts.sum()), int(counts.sum() + left.sum())
 
@@ -343,25 +392,37 @@ class _Run:
         reached = np.searchsorted(self.time, now + slack, side="right")
         first_after = np.searchsorted(self.time, now - slack, side="left") + 1
         upto = np.minimum(np.where(ended, first_after, reached), len(self.time))
-        due = (self.next_record < upto) & (self.kept.status != Status.DIVERGED)
+        due = (self.next_record < upto) & (self.status != Status.DIVERGED)
         due[:, self.waiting] = False
         if due.any():
             self._write_points(due, upto)
         self.next_record = np.where(due, upto, self.next_record)
         self.next_record = np.where(ended, len(self.time), self.next_record)
 
+    def measured(self, due: np.ndarray) -> dict[str, np.ndarray]:
+        """{variable: (S, H, ...)} of the due members, each measured where it is."""
+        ours = self.kept.status.shape
+        values = {
+            name: np.full((*ours, *variable.shape), np.nan)
+            for name, variable in self.problem.variables.items()
+        }
+        due_here = due[self.part.rows, self.part.columns][:, self.columns_here]
+        if due_here.any():
+            for name, found in self.members.measure(due_here).items():
+                values[name][:, self.columns_here] = found
+        return {name: self.whole(found) for name, found in values.items()}
+
     def _write_points(self, due: np.ndarray, upto: np.ndarray) -> None:
         """Points [next_record, upto) of the due members, into the history and metrics.jsonl.
 
         A member whose training loss is not finite by now has diverged: its point is not written.
         """
-        values = self.members.measure(due[:, self.columns])
+        values = self.measured(due)
         of_host = {name: self.at_phase(leaf) for name, leaf in self.by_phase.items()}
         of_host["step"] = self.steps_taken
         lines = []
         for s, h in np.argwhere(due):
-            column = self.columns.index(h)
-            point = {name: v[s, column] for name, v in values.items()}
+            point = {name: v[s, h] for name, v in values.items()}
             if not np.isfinite(point["train_loss"]):
                 self.mark_diverged(s, h)
                 continue
@@ -393,7 +454,10 @@ class _Run:
     def mark_diverged(self, s: int, h: int) -> None:
         """Ends a member, on the device and on the host."""
         self.fetch()
-        self.kept.status[s, h] = Status.DIVERGED
+        diverged = np.zeros(self.grid.shape, bool)
+        diverged[s, h] = True
+        self.kept.status[diverged[self.part.rows, self.part.columns]] = Status.DIVERGED
+        self.share_places()
         self.put_columns(self.columns)
 
     def drop_ended(self) -> None:
@@ -404,7 +468,7 @@ class _Run:
         place to the end of its schedule: the others must not change by a bit because of it (where
         ends are scheduled; members that end by their loss can still move a drop by an event).
         """
-        diverged = self.kept.status == Status.DIVERGED
+        diverged = self.status == Status.DIVERGED
         holds = self.running | (diverged & (self.steps_of_schedule_left() > 0))
         alive = [h for h in self.columns if holds[:, h].any()]
         if self.running.any() and len(alive) <= DROP_SHARE * len(self.columns):
@@ -416,15 +480,15 @@ class _Run:
 
     def causes(self) -> np.ndarray:
         """(S, H): why members diverged, by the state as last fetched."""
-        causes = np.zeros(self.grid.shape, np.int32)
+        causes = np.zeros(self.kept.status.shape, np.int32)
         for s, h in np.argwhere(self.kept.status == Status.DIVERGED):
             causes[s, h] = cause_of([leaf[s, h] for leaf in jax.tree.leaves(self.kept.params)])
-        return causes
+        return self.whole(causes)
 
     def dataset(self):
         first = np.argmax(self.grid.hypers.phase_steps > 0, axis=-1)  # phase of the initial rate
-        annealed = self.kept.phase > first
-        spent = self.time_per_step * self.kept.phase_counts
+        annealed = self.phase > first
+        spent = self.time_per_step * self.phase_counts
         in_first_phase = np.take_along_axis(spent, first[..., None], axis=-1)[..., 0]
         return results.make_dataset(
             what=self.spec.what,
@@ -435,7 +499,7 @@ class _Run:
             seeds=self.grid.seeds,
             time=self.time,
             history=self.history,
-            status=self.kept.status,
+            status=self.status,
             cause=self.causes(),
             steps=self.steps_taken,
             member_times={
@@ -457,7 +521,8 @@ class _Run:
           The results as written.
         """
         self.fetch()
-        processes.first_does(lambda: self._write_checkpoint(checkpoints, for_good))
+        tree = self.whole_tree()
+        processes.first_does(lambda: self._write_checkpoint(checkpoints, tree, for_good))
         dataset = self.dataset()
         processes.first_does(lambda: self._write_results(dataset))
         return dataset
@@ -469,16 +534,18 @@ class _Run:
             results.write_results(dataset, self.workdir / "results.nc")
             self.records_before = 0
 
-    def take_up_results(self) -> None:
+    def take_up_results(self, dataset) -> None:
         """Counts the records of the results that are there; writes them if a run was killed between
         its checkpoint and them, or lost them."""
         if (path := self.workdir / "results.nc").exists():
             stored = directory.results_of(self.workdir, self.spec)
             self.records_before = results.count_records(stored)
         else:
-            results.write_results(self.dataset(), path)
+            results.write_results(dataset, path)
 
-    def _write_checkpoint(self, checkpoints: Checkpoints | None, for_good: bool) -> None:
+    def _write_checkpoint(
+        self, checkpoints: Checkpoints | None, tree: dict[str, Any], for_good: bool
+    ) -> None:
         assert checkpoints is not None
         with open(self.workdir / "metrics.jsonl", "rb+") as file:
             os.fsync(file.fileno())
@@ -501,29 +568,53 @@ class _Run:
             "devices": len(processes.devices(self.spec.how.devices)),
             "members": self.names_of_members(),
         }
-        checkpoints.save(meta["step"], self._tree(), meta, for_good)
+        checkpoints.save(meta["step"], tree, meta, for_good)
 
     def names_of_members(self) -> dict[str, list[Any]]:
         """Seeds, and values of the fields of each axis: whose numbers a checkpoint holds."""
         of_axes = {f: list(v) for axis in self.grid.axes for f, v in axis.values.items()}
         return {"seed": list(self.grid.seeds), **of_axes}
 
-    def _tree(self) -> dict[str, Any]:
+    def tree(self) -> dict[str, Any]:
+        """What is stored, of our part of the members."""
         host = {"history": self.history, "next_record": self.next_record}
         return {**self.kept._asdict(), **host}
+
+    def whole_tree(self) -> dict[str, Any]:
+        """What is stored, of all members; for the first process alone. Waits for the others."""
+
+        def on_first(leaf):
+            whole = self.whole(leaf)
+            return whole if processes.is_first() else leaf
+
+        return {**self.tree(), **jax.tree.map(on_first, self.kept._asdict())}
+
+    def take_tree(self, tree: dict[str, Any] | None) -> None:
+        """Takes up what was stored, as the first process has it. Waits for the others."""
+
+        def ours(kept, whole):
+            if not processes.is_first():
+                whole = np.zeros((*self.grid.shape, *kept.shape[2:]), kept.dtype)
+            return np.array(processes.of_first(whole)[self.part.rows, self.part.columns])
+
+        stored = self.tree() if tree is None else tree  # of the others only the structure matters
+        self.kept = jax.tree.map(
+            ours, self.kept, TrainState(*(stored[n] for n in self.kept._fields))
+        )
+        self.history = processes.of_first(stored["history"])
+        self.next_record = processes.of_first(stored["next_record"])
+        self.share_places()
 
     def restore(self, checkpoints: Checkpoints | None) -> bool:
         """Continues from the newest whole checkpoint of the first process; False if there is
         none."""
         stored = processes.first_does(lambda: self._read_checkpoint(checkpoints))
-        tree, meta = stored or (self._tree(), None)
+        tree, meta = stored or (None, None)
         if (meta := processes.json_of_first(meta)) is None:
             return False
-        tree = processes.of_first(tree)
-        self.kept = arranged_like(self.kept, tree)
-        self.history = {name: tree["history"][name] for name in self.history}  # in our order
-        self.next_record = tree["next_record"]
-        self.waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)
+        self.take_tree(tree)
+        waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)
+        self.waiting = [h for h in self.all_columns if h in waiting]
         self.at_once, self.kept_at = meta.get("at_once"), meta.get("keep_at", [])
         self.step, self.target = meta["step"] - self.steps_before, meta["target"]
         self.metrics_bytes = meta["metrics_bytes"]
@@ -551,14 +642,17 @@ class _Run:
                 f"{checkpoints.directory}: its data set holds other numbers than the one that is "
                 "read now; restore that or give a new --workdir"
             )
-        ours, stored = by_path(self._tree()), by_path(tree)
-        layouts = [{path: (a.shape, a.dtype) for path, a in t.items()} for t in (ours, stored)]
-        if meta.get("format") != FORMAT or layouts[0] != layouts[1]:
+        stored = {path: (leaf.shape, leaf.dtype) for path, leaf in by_path(tree).items()}
+        ours = {
+            path: ((*self.grid.shape, *leaf.shape[2:]), leaf.dtype)
+            for path, leaf in by_path(self.tree()).items()
+        }
+        if meta.get("format") != FORMAT or stored != ours:
             raise ConfigError(
                 f"{checkpoints.directory}: its checkpoints are of another version of "
                 "lr_order_jax; give a new --workdir"
             )
-        return arranged_like(self._tree(), tree), meta
+        return arranged_like(self.tree(), tree), meta
 
     def open_metrics(self) -> None:
         """Cuts metrics.jsonl back to the lines of the present state, or writes all of them again
@@ -684,7 +778,8 @@ class _Run:
             say(f"config.group_size = {size}: {told}")
         start = time.perf_counter()
         self.take_steps(0)
-        count, kind = self.members.devices_used, jax.devices()[0].device_kind
+        used = self.members.devices_used if self.columns_here else 0
+        count, kind = int(processes.gathered(used).sum()), jax.devices()[0].device_kind
         device = kind if count == 1 else f"{count} devices, {kind}"
         say(f"compiled in {time.perf_counter() - start:.1f} s on {device}")
 
@@ -757,6 +852,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
     with processes.first_holds(directory.held(workdir)):
         processes.first_does(lambda: _check_directory(workdir, run_spec))
         this = processes.all_do(lambda: _Run(run_spec, workdir))
+        this.share_places()
         if processes.are_several():
             processes.must_agree(digests(this.grid.data._asdict()), "the data")
         signals.check()  # nothing is there to save yet
@@ -764,14 +860,15 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
         try:
             resumed = this.restore(checkpoints)
             if not resumed:
-                this.start_group(range(this.grid.shape[1]))
+                this.start_group(this.all_columns)
             is_told = processes.json_of_first((workdir / "config.json").exists())
             if not (resumed and is_told and this.ended.all()):
                 audit = this.audit()
                 processes.first_does(lambda: directory.write_config(workdir, run_spec, audit))
             processes.first_does(this.open_metrics)
             if resumed:
-                processes.first_does(this.take_up_results)
+                dataset = this.dataset()
+                processes.first_does(lambda: this.take_up_results(dataset))
             this.announce(resumed)
             signals.check()
             if not resumed:

@@ -3,22 +3,22 @@
 On the devices the members are `Stacked` (the same arrays, mapped by `vmap` or a compiled loop) or
 `Apart` (arrays of their own, one after the other in one program, or each in a program of its own).
 Members never communicate, so the grid is cut into rectangles of seeds and columns, one a device.
+Of several processes each places its own part of the grid here.
 """
 
 import functools
 import itertools
-import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lr_order_jax import algorithm, engine, memory, processes
+from lr_order_jax import algorithm, engine, memory
 from lr_order_jax.algorithm import Status, TrainState
 from lr_order_jax.engine import Stream
 from lr_order_jax.problem import Data, Model, Problem
@@ -39,10 +39,10 @@ def place_members(
       mapping: `vmap` (batched arrays; what depends on step and key alone is computed once a seed),
         `map` (a compiled loop over members), `unroll` (members one after the other in one program)
         or `loop` (each in turn by a program for one member).
-      devices: how many of those of each process; all of them by default.
+      devices: how many of those of this process; all of them by default.
     """
     way = Stacked if mapping in ("vmap", "map") else Apart
-    return way(problem, grid, driving, mapping, processes.devices(devices))
+    return way(problem, grid, driving, mapping, jax.local_devices()[:devices])
 
 
 def spread(seeds: int, columns: int, devices: int) -> tuple[int, int]:
@@ -59,21 +59,45 @@ def spread(seeds: int, columns: int, devices: int) -> tuple[int, int]:
     return a, b
 
 
-def spread_on_all(seeds: int, columns: int, devices: int) -> tuple[int, int]:
-    """The same for all devices, some of which may have nothing to do: each process needs a part of
-    a program that several of them run.
-
-    Examples:
-        >>> spread_on_all(5, 6, 4), spread_on_all(1, 2, 4)
-        ((2, 2), (2, 2))
-    """
-    ways = [(a, devices // a) for a in range(devices, 0, -1) if devices % a == 0]
-    return min(ways, key=functools.partial(_most_on_one, seeds, columns))
-
-
 def _most_on_one(seeds: int, columns: int, way: tuple[int, ...]) -> int:
     """How many members the device with the most of them has."""
     return -(-seeds // way[0]) * -(-columns // way[1])
+
+
+class Part(NamedTuple):
+    """The rectangle of a grid that one of several processes holds."""
+
+    rows: slice
+    columns: slice
+    is_copy: bool  # of what the last process before it holds: there are more processes than parts
+
+    def columns_of(self, columns: Sequence[int]) -> list[int]:
+        """Those of these columns that it holds."""
+        here = range(self.columns.start, self.columns.stop)
+        return [] if self.is_copy else [h for h in columns if h in here]
+
+
+def part_of(shape: tuple[int, int], count: int, index: int) -> Part:
+    """The part of a grid (S, H) that process `index` of so many holds.
+
+    Examples:
+        >>> part_of((5, 6), 4, 1)
+        Part(rows=slice(0, 2, None), columns=slice(3, 6, None), is_copy=False)
+    """
+    a, b = spread(*shape, count)
+    i, j = divmod(min(index, a * b - 1), b)
+    return Part(even_parts(shape[0], a)[i], even_parts(shape[1], b)[j], index >= a * b)
+
+
+def in_turns(shape: tuple[int, int], count: int) -> list[int]:
+    """All columns of a grid, those of each of so many processes in turns.
+
+    Examples:
+        >>> in_turns((1, 6), 2)
+        [0, 3, 1, 4, 2, 5]
+    """
+    cuts = even_parts(shape[1], spread(*shape, count)[1])
+    return sorted(range(shape[1]), key=lambda h: next(h - c.start for c in cuts if h < c.stop))
 
 
 class _Epochs:
@@ -178,7 +202,7 @@ class _Sheets:
         return -(-seeds // a) * a, -(-columns // b) * b
 
     def put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
-        return processes.put(tree, NamedSharding(self.mesh, spec))
+        return jax.device_put(tree, NamedSharding(self.mesh, spec))
 
     def put_rows(self, tree: PyTree) -> list[PyTree]:
         """Leaves (S, ...), the seeds of each block over the devices."""
@@ -256,8 +280,7 @@ class Stacked:
 
     def _sheets_for(self, state: TrainState, columns: int) -> _Sheets:
         """Those for so many columns of a host state."""
-        way = spread if jax.process_count() == 1 else spread_on_all
-        a, b = way(len(self.grid.seeds), columns, len(self.devices))
+        a, b = spread(len(self.grid.seeds), columns, len(self.devices))
         together = seeds = -(-len(self.grid.seeds) // a)
         if self.mapping == "vmap" and memory.devices_share_the_host():
             members = seeds * -(-columns // b)
@@ -287,7 +310,7 @@ class Stacked:
 
         def members(*blocks):
             axis = self.axis(blocks[0].ndim)
-            host = [np.moveaxis(processes.whole(leaf), axis, 1) for leaf in blocks]
+            host = [np.moveaxis(np.asarray(leaf), axis, 1) for leaf in blocks]
             together = host[0] if len(host) == 1 else np.concatenate(host)
             return together[: self.grid.shape[0], : self._columns]
 
@@ -314,8 +337,7 @@ class Stacked:
         of_seeds = memory.size_of((data.own, data.epoch)) // sheets.parts[0]
         other_blocks = memory.size_of((hypers, of_state)) // sheets.mesh.size + of_seeds
         taken += (len(sheets.blocks) - 1) * other_blocks
-        ours = [d for d in sheets.mesh.devices.flat if d.process_index == jax.process_index()]
-        return taken * (len(ours) if memory.devices_share_the_host() else 1)
+        return taken * (sheets.mesh.size if memory.devices_share_the_host() else 1)
 
     def advance(self, start: int, count: int) -> None:
         """Takes steps; 0 of them compile the programs."""
@@ -348,25 +370,18 @@ class Stacked:
             for rows, data, models in zip(sheets.blocks, sheets.data, of_blocks, strict=True):
                 if all_due[rows].any():
                     for name, values in sheets.measure(data, *models, all_due[rows]).items():
-                        out[name][rows] = processes.whole(values)
+                        out[name][rows] = values
             return {name: values[:seeds, :columns] for name, values in out.items()}
-        # Each member is brought to all processes, which evaluate one in turn.
-        members, device = np.argwhere(due), jax.local_devices()[0]
-        turn = {(s, h): i % jax.process_count() for i, (s, h) in enumerate(members)}
-        are_ours = np.full(due.shape, processes.is_first())
-        for s, h in members:
-            are_ours[s, h] = turn[s, h] == jax.process_index()
+        device = self.devices[0]
 
         def one(s, h):
             block, row = divmod(s, sheets.rows)
             picked = sheets.pick(*of_blocks[block], jnp.int32(row), jnp.int32(h))
-            if not are_ours[s, h]:
-                return {}
-            local = jax.tree.map(lambda leaf: leaf.addressable_data(0), picked)
-            task, model = jax.device_put(local, device)
+            on_first = jax.tree.map(lambda leaf: leaf.addressable_data(0), picked)
+            task, model = jax.device_put(on_first, device)
             return self._evaluate(data_of_seed(self.grid.data, s), task, model)
 
-        return processes.combined(_measure_in_turn(self.problem, due, one), are_ours)
+        return _measure_in_turn(self.problem, due, one)
 
     def measure_due(self, data, tasks, models, due):
         """`measure` of the members on one device."""
@@ -448,22 +463,20 @@ class Apart:
         self._problem, self._seeds, self._devices = problem, len(grid.seeds), devices
         make = functools.partial(_Rectangle, problem, grid, driving, mapping)
         self._rectangle = functools.cache(make)
-        local = sum(device.process_index == jax.process_index() for device in devices)
-        self._threads = ThreadPoolExecutor(local) if local > 1 else None
+        self._threads = ThreadPoolExecutor(len(devices)) if len(devices) > 1 else None
 
     def _cut(self, columns: int) -> list[tuple["_Rectangle", slice, slice]]:
-        """The rectangle of each device of this process, with its seeds and columns."""
+        """The rectangle of each device, with its seeds and columns."""
         a, b = spread(self._seeds, columns, len(self._devices))
         parts = itertools.product(even_parts(self._seeds, a), even_parts(columns, b))
         return [
             (self._rectangle(device, rows.start, rows.stop), rows, cut)
             for device, (rows, cut) in zip(self._devices, parts, strict=False)
-            if device.process_index == jax.process_index()
         ]
 
     @property
     def devices_used(self) -> int:
-        return math.prod(spread(*self._are_ours.shape, len(self._devices)))
+        return len(self._parts)
 
     def _each(self, function: Callable) -> list[Any]:
         """What the function gives for each (rectangle, seeds, columns)."""
@@ -472,12 +485,10 @@ class Apart:
 
     def put(self, state: TrainState, columns: Sequence[int]) -> None:
         self._parts = self._cut(len(columns))
-        self._are_ours = np.zeros((self._seeds, len(columns)), bool)
-        for _, rows, cut in self._parts:
-            self._are_ours[rows, cut] = True
 
         def planned(leaf):
-            return jax.ShapeDtypeStruct((*self._are_ours.shape, *leaf.shape[2:]), leaf.dtype)
+            shape = self._seeds, len(columns), *leaf.shape[2:]
+            return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
         self._planned = jax.tree.map(planned, state)
         self._each(lambda rectangle, _, cut: rectangle.put(state, columns[cut]))
@@ -485,16 +496,16 @@ class Apart:
     def memory(self, state: TrainState, columns: Sequence[int]) -> int:
         parts = self._cut(len(columns))
         taken = [rectangle.memory(state, columns[cut]) for rectangle, _, cut in parts]
-        return sum(taken) if memory.devices_share_the_host() else max(taken, default=0)
+        return sum(taken) if memory.devices_share_the_host() else max(taken)
 
     def fetch(self, name: str) -> PyTree:
         fetched = self._each(lambda rectangle, rows, cut: (rows, cut, rectangle.fetch(name)))
-        blank = lambda leaf: np.zeros(leaf.shape, leaf.dtype)  # noqa: E731
+        blank = lambda leaf: np.empty(leaf.shape, leaf.dtype)  # noqa: E731
         whole = jax.tree.map(blank, getattr(self._planned, name))
         for rows, cut, part in fetched:
             for leaf, of_part in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
                 leaf[rows, cut] = of_part
-        return processes.combined(whole, self._are_ours)
+        return whole
 
     def advance(self, start: int, count: int) -> None:
         self._each(lambda rectangle, *_: rectangle.advance(start, count))
@@ -507,7 +518,7 @@ class Apart:
                 out[name][rows, cut] = values
 
         self._each(measure)
-        return processes.combined(out, self._are_ours)
+        return out
 
 
 class _Rectangle:

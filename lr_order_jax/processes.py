@@ -1,9 +1,10 @@
 """Several processes that run one program together, on JAX's distributed runtime.
 
-All of them run the same host loop on the same numbers, so they take the same decisions. Each device
-holds its own members; what comes back from the devices is whole in every process. The first process
-alone reads and writes the files and tells what happens. Functions that wait for the others say so:
-all processes must call them in the same order. With one process they cost nothing.
+Each holds and trains a part of the grid of members, on devices of its own. All of them run the same
+host loop: where members stand and what is recorded is known to all, so they take the same
+decisions. The first process alone reads and writes the files and tells what happens. Functions that
+wait for the others say so: all processes must call them in the same order. With one process they
+cost nothing.
 """
 
 import contextlib
@@ -18,7 +19,6 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding
 
 from lr_order_jax import progress
 from lr_order_jax.fields import ConfigError, in_one_line
@@ -234,19 +234,6 @@ def total(tree: PyTree) -> PyTree:
     return jax.tree.map(sum_bytes, tree)
 
 
-def combined(tree: PyTree, are_ours: np.ndarray) -> PyTree:
-    """Host leaves (S, C, ...) of which each process has the members of its own (S, C) mask; no two
-    masks overlap. Waits for the others."""
-    if jax.process_count() == 1:
-        return tree
-
-    def ours(leaf):
-        mask = are_ours.reshape(*are_ours.shape, *[1] * (leaf.ndim - 2))
-        return np.where(mask, leaf, np.zeros((), leaf.dtype))
-
-    return total(jax.tree.map(ours, tree))
-
-
 def gathered(*numbers: float) -> np.ndarray:
     """(processes, numbers) float64: what each process gave. Waits for the others."""
     rows = np.zeros((jax.process_count(), len(numbers)))
@@ -273,32 +260,6 @@ def json_of(process: int, value: Any) -> Any:
 def json_of_first(value: Any) -> Any:
     """A JSON value as the first process has it. Waits for the others."""
     return json_of(0, value)
-
-
-# Arrays on the devices of all processes.
-
-
-def put(tree: PyTree, sharding: Sharding) -> PyTree:
-    """Arrays that every process has, on the devices of all processes."""
-    if jax.process_count() == 1:
-        return jax.device_put(tree, sharding)
-
-    def one(leaf):
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
-
-    return jax.tree.map(one, tree)
-
-
-def whole(array: jax.Array) -> np.ndarray:
-    """All of an array on the host, wherever its parts are. Waits for the others if they have
-    some."""
-    if array.is_fully_addressable:
-        return np.asarray(array)
-    host = np.zeros(array.shape, array.dtype)
-    for shard in array.addressable_shards:
-        if shard.replica_id == 0:
-            host[shard.index] = np.asarray(shard.data)
-    return total(host)
 
 
 # What fails in one process fails in all.

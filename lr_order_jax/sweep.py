@@ -233,6 +233,20 @@ def _row(tree: PyTree, index) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
+def rectangle(grid: Grid, rows: slice, columns: slice) -> Grid:
+    """These seeds and columns of a grid; what is shared stays shared."""
+    if (rows, columns) == tuple(slice(0, size) for size in grid.shape):
+        return grid
+    own, epoch = jax.tree.map(lambda leaf: leaf[rows], (grid.data.own, grid.data.epoch))
+    return grid._replace(
+        members=grid.members[columns],
+        seeds=grid.seeds[rows],
+        keys=grid.keys[rows],
+        data=Data(grid.data.shared, own, epoch),
+        hypers=jax.tree.map(lambda leaf: leaf[rows, columns], grid.hypers),
+    )
+
+
 def init_state(problem: Problem, grid: Grid) -> TrainState:
     """The state of all members before the first step, host arrays with leaves (S, H, ...).
 
