@@ -91,6 +91,22 @@ def test_spread_is_best_by_brute_force():
         assert (load(a, b), a * b) == min(every)
 
 
+def test_parts_of_processes_are_the_grid():
+    for seeds, columns, count in itertools.product(range(1, 7), range(1, 7), range(1, 9)):
+        held = np.zeros((seeds, columns), int)
+        parts = [placement.part_of((seeds, columns), count, i) for i in range(count)]
+        for part in parts:
+            held[part.rows, part.columns_of(range(columns))] += 1
+            assert held[part.rows, part.columns].size  # a copy of something, if nothing else
+        assert np.all(held == 1)
+        order = placement.in_turns((seeds, columns), count)
+        assert sorted(order) == list(range(columns))
+        for size, start in itertools.product(range(1, columns + 1), range(columns)):
+            group = [len(part.columns_of(order[start : start + size])) for part in parts]
+            cuts = {part.columns.start for part in parts}
+            assert max(group) <= -(-size // len(cuts)) + 1
+
+
 def test_more_devices_than_there_are(tiny):
     with pytest.raises(ConfigError, match=r"config.devices = 99: must be at most \d+, the devices"):
         spec.parse(tiny(devices=99))

@@ -83,14 +83,48 @@ def test_the_numbers_are_those_of_one_process(tmp_path, record_property):
         (SMOKE[0], "--config.driving=dispatch"),
         ("--config=configs/sweep.py:smoke", "--config.num_seeds=1", "--config.d=10,20"),
         PATCHES,
+        (*SMOKE[:1], "--config.num_seeds=1", "--config.noise_scale=1.0,1e38",
+         "--config.group_size=3"),
     ],
-    ids=["apart", "dispatched", "more devices than members, a study", "patches"],
-)
+    ids=["apart", "dispatched", "more devices than members, a study", "patches",
+         "groups of columns, one diverges"],
+)  # fmt: skip
 def test_other_ways_on_several_processes(tmp_path, arguments):
     wanted = finish(0, tmp_path / "one", *arguments, devices=2)
     found = finish(2, tmp_path / "two", *arguments, devices=1)
+    np.testing.assert_array_equal(found.status, wanted.status)
     for name, variable in wanted.data_vars.items():
         np.testing.assert_allclose(found[name], variable, rtol=RTOL, atol=ATOL, err_msg=name)
+
+
+@pytest.mark.slow
+def test_each_process_holds_its_part_alone(tmp_path):
+    """Five seeds of two rates: one of the rates each."""
+    shows = tmp_path / "shows.py"
+    shows.write_text("""
+import os, runpy, sys
+
+sys.path[0] = os.getcwd()
+import jax
+from lr_order_jax import experiment
+
+def save(run, *arguments, **keywords):
+    held = {leaf.shape[:2] for leaf in jax.tree.leaves(run.kept)}
+    print("holds", jax.process_index(), held, file=sys.stderr)
+    return saved(run, *arguments, **keywords)
+
+saved, experiment._Run.save = experiment._Run.save, save
+del sys.argv[:2]
+runpy.run_module("lr_order_jax.main", run_name="__main__", alter_sys=True)
+""")
+    python, workdir = tmp_path / "python", tmp_path / "run"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" != -m ] || set -- {shows} "$@"\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    finish(2, workdir, *SMOKE, "--config.num_seeds=5", PYTHON=str(python))
+    held = {line for line in told(workdir) if line.startswith("holds ")}
+    assert held == {"holds 0 {(5, 1)}", "holds 1 {(5, 1)}"}
 
 
 def when(workdir, pattern, seconds=120.0):
