@@ -109,8 +109,8 @@ class _Run:
         self.grid = sweep.make_grid(self.problem, run_spec.seeds, run_spec.common.zipped, shard)
         self.time = np.linspace(0.0, self.problem.horizon(), run_spec.num_records + 1)
         self.time_per_step = self.problem.time_per_step(self.grid.hypers)
-        self.part = placement.part_of(self.grid.shape, jax.process_count(), jax.process_index())
-        ours = sweep.rectangle(self.grid, self.part.rows, self.part.columns)
+        self.part = sweep.part_of(self.grid.shape, jax.process_count(), jax.process_index())
+        ours = sweep.of_part(self.grid, self.part)
         self.members = placement.place_members(
             self.problem, ours, *run_spec.ways, run_spec.how.devices
         )
@@ -137,28 +137,26 @@ class _Run:
         self.metrics_bytes = 0  # length of metrics.jsonl that belongs to this state
         self.metrics_digest: str | None = None  # of that, as the newest checkpoint has it
         self.kept: Any = sweep.init_state(self.problem, ours)  # of our part, as last fetched
+        if processes.are_several() and processes.is_first():
+            what = "the state of all members, which this process writes"
+            memory.refuse_beyond(memory.free_on_host(), self.written_bytes, what)
         # Of all members, see `share_places`.
         self.phase = self.phase_counts = self.status = np.zeros(0, np.int32)
         self.columns: list[int] = []  # those on the devices
+
+    @property
+    def devices(self) -> int:
+        """How many there are for the members, of all processes."""
+        return jax.process_count() * len(jax.local_devices()[: self.spec.how.devices])
 
     # Of several processes each holds its part of the members; all know where all of them are.
 
     @property
     def columns_here(self) -> list[int]:
         """Those on the devices of this process, counted within its part."""
-        return self.within(self.columns)
+        return self.part.columns_in_part(self.columns)
 
-    @property
-    def all_columns(self) -> list[int]:
-        """In the order in which they are trained, where they are not trained at once: those of
-        each process in turns."""
-        return placement.in_turns(self.grid.shape, jax.process_count())
-
-    def within(self, columns: Sequence[int]) -> list[int]:
-        """Those of these columns that are of our part, counted within it."""
-        return [h - self.part.columns.start for h in self.part.columns_of(columns)]
-
-    def whole(self, leaf: np.ndarray) -> np.ndarray:
+    def gather(self, leaf: np.ndarray) -> np.ndarray:
         """(S, H, ...): what each process has for the members of its part. Waits for the others."""
         if jax.process_count() == 1:
             return leaf
@@ -167,11 +165,39 @@ class _Run:
             out[self.part.rows, self.part.columns] = leaf
         return processes.total(out)
 
+    def gather_on_first(self, leaf: np.ndarray) -> np.ndarray:
+        """The same for a leaf of the state, a seed at a time, as the state can be large; nothing is
+        left of it in the others. Waits for the others."""
+        if jax.process_count() == 1:
+            return leaf
+        shape = self.grid.shape[1], *leaf.shape[2:]
+        whole = np.empty((self.grid.shape[0] if processes.is_first() else 0, *shape), leaf.dtype)
+        ours = iter(leaf)
+        for s in range(self.grid.shape[0]):
+            of_seed = np.zeros(shape, leaf.dtype)
+            if s % self.part.rows.step == self.part.rows.start and not self.part.is_copy:
+                of_seed[self.part.columns] = next(ours)
+            of_seed = processes.total(of_seed)
+            if processes.is_first():
+                whole[s] = of_seed
+        return whole
+
+    def scatter(self, ours: np.ndarray, whole: np.ndarray) -> None:
+        """Writes into a leaf of the state of our part what the first process has for all members,
+        a seed at a time. Waits for the others."""
+        rows = iter(ours)
+        for s in range(self.grid.shape[0]):
+            blank = np.zeros((self.grid.shape[1], *ours.shape[2:]), ours.dtype)
+            of_seed = processes.of_first(whole[s] if processes.is_first() else blank)
+            if s % self.part.rows.step == self.part.rows.start:
+                next(rows)[...] = of_seed[self.part.columns]
+
     def share_places(self) -> None:
         """Tells all processes in which phases members are, and whether they have ended. Waits for
         the others."""
-        places = self.kept.phase, self.kept.phase_counts, self.kept.status
-        self.phase, self.phase_counts, self.status = map(self.whole, places)
+        phase, counts, status = self.kept.phase, self.kept.phase_counts, self.kept.status
+        places = self.gather(np.concatenate([phase[..., None], status[..., None], counts], axis=-1))
+        self.phase, self.status, self.phase_counts = places[..., 0], places[..., 1], places[..., 2:]
 
     # What is known before the first step.
 
@@ -210,15 +236,20 @@ class _Run:
             return min(asked, len(waiting))
         free = self.free_memory()
         need = functools.cache(lambda count: self.memory_here(waiting[:count]))
-        fit = processes.all_do(lambda: memory.columns_that_fit(need, len(waiting), free))
-        self.tell_memory(len(waiting), fit, need(fit), free)
-        fit = int(processes.gathered(fit).min())
+
+        def fitting():
+            count = memory.columns_that_fit(need, len(waiting), free)
+            return count, need(count)
+
+        counts, taken = processes.gathered(*processes.all_do(fitting)).T
+        fit = int(counts.min())
+        self.tell_memory(len(waiting), fit, int(taken.max()), free)
         self.at_once = min(self.at_once or fit, fit)
         return self.at_once
 
     def memory_here(self, columns: Sequence[int]) -> int:
         """Bytes that our part of these columns takes on a device, see `Stacked.memory`."""
-        ours = self.within(columns)
+        ours = self.part.columns_in_part(columns)
         return self.members.memory(self.kept, ours) if ours else 0
 
     @property
@@ -226,24 +257,29 @@ class _Run:
         """Of a member's state."""
         return memory.size_of(self.kept) / self.kept.status.size
 
+    @property
+    def written_bytes(self) -> int:
+        """What the first process takes on its host for the state of all members, to write it."""
+        return int(memory.HOST_COPIES * self.member_bytes * math.prod(self.grid.shape))
+
     def free_memory(self) -> int | None:
         """Bytes that each process can give to its devices; None if one does not know."""
         free = memory.free_on_device()
         if memory.devices_share_the_host():  # as do the processes that run on it
             host = zlib.crc32(platform.node().encode())
-            beside = int(np.sum(processes.gathered(host) == host))
+            is_here = processes.gathered(host)[:, 0] == host
             if free is not None:
-                free = free // beside - int(
-                    memory.HOST_COPIES * self.member_bytes * self.status.size
-                )
-        # All compile the same programs: in some places they wait for each other.
+                writes = self.written_bytes if is_here[0] else 0
+                free = max(0, free - writes) // int(is_here.sum())
         least = processes.gathered(-1 if free is None else free).min()
         return None if least == -1 else int(least)
 
-    def refuse_too_few_devices(self, columns: Sequence[int], before: int) -> None:
-        """Refuses to go on with columns that started together on more devices, where these have no
-        room for them: they cannot be parted, as all take the same steps."""
-        if len(processes.devices(self.spec.how.devices)) >= before or not self.running.any():
+    def refuse_too_few_devices(self, meta: dict[str, Any]) -> None:
+        """Refuses to go on with a checkpoint's columns, which started together on other devices,
+        where these have no room for them: they cannot be parted, as all take the same steps."""
+        before, columns = meta.get("devices", 0), meta["columns"]
+        is_cut_anew = jax.process_count() != meta.get("processes", 1)
+        if (self.devices >= before and not is_cut_anew) or not self.running.any():
             return
         free = self.free_memory()
         told = f"the members that {before} devices had at once, of this checkpoint"
@@ -269,7 +305,7 @@ class _Run:
     def tell_memory(self, asked: int, fit: int, taken: int, free: int | None) -> None:
         """One line on what a member takes and what there is."""
         data, count = memory.size_of(self.grid.data), fit * len(self.grid.seeds)
-        devices = min(len(processes.devices(self.spec.how.devices)), count)
+        devices = min(self.devices, count)
         if memory.devices_share_the_host():
             devices = min(jax.process_count(), count)
         least = data + self.member_bytes * -(-count // devices)
@@ -290,8 +326,7 @@ class _Run:
     def put_columns(self, columns: Sequence[int]) -> None:
         """Puts these columns, and no others, on the devices."""
         self.columns = list(columns)
-        if self.columns_here:
-            self.members.put(self.kept, self.columns_here)
+        self.members.put(self.kept, self.columns_here)
 
     def fetch(self, names: Sequence[str] = TrainState._fields) -> None:
         """Brings these parts of the state of our columns on the devices to the host."""
@@ -304,8 +339,7 @@ class _Run:
 
     def take_steps(self, count: int) -> None:
         """Advances all members; 0 steps compile the programs."""
-        if self.columns_here:
-            self.members.advance(self.step, count)
+        self.members.advance(self.step, count)
         self.fetch(("phase", "phase_counts", "status"))
         self.share_places()
         self.step += count
@@ -324,7 +358,7 @@ class _Run:
 
     @property
     def running(self) -> np.ndarray:
-        """Members that have not ended and are on the device."""
+        """Members that have not ended and are on a device, of any process."""
         running = ~self.ended
         running[:, self.waiting] = False
         return running
@@ -401,16 +435,12 @@ class _Run:
 
     def measured(self, due: np.ndarray) -> dict[str, np.ndarray]:
         """{variable: (S, H, ...)} of the due members, each measured where it is."""
-        ours = self.kept.status.shape
-        values = {
-            name: np.full((*ours, *variable.shape), np.nan)
-            for name, variable in self.problem.variables.items()
-        }
+        values = placement.blank_values(self.problem, self.kept.status.shape)
         due_here = due[self.part.rows, self.part.columns][:, self.columns_here]
         if due_here.any():
             for name, found in self.members.measure(due_here).items():
                 values[name][:, self.columns_here] = found
-        return {name: self.whole(found) for name, found in values.items()}
+        return {name: self.gather(found) for name, found in values.items()}
 
     def _write_points(self, due: np.ndarray, upto: np.ndarray) -> None:
         """Points [next_record, upto) of the due members, into the history and metrics.jsonl.
@@ -483,7 +513,7 @@ class _Run:
         causes = np.zeros(self.kept.status.shape, np.int32)
         for s, h in np.argwhere(self.kept.status == Status.DIVERGED):
             causes[s, h] = cause_of([leaf[s, h] for leaf in jax.tree.leaves(self.kept.params)])
-        return self.whole(causes)
+        return self.gather(causes)
 
     def dataset(self):
         first = np.argmax(self.grid.hypers.phase_steps > 0, axis=-1)  # phase of the initial rate
@@ -565,7 +595,8 @@ class _Run:
             "data": self.digests_of_data,
             "what": dict(self.spec.what),
             "shard": self.spec.how.shard,
-            "devices": len(processes.devices(self.spec.how.devices)),
+            "devices": self.devices,
+            "processes": jax.process_count(),
             "members": self.names_of_members(),
         }
         checkpoints.save(meta["step"], tree, meta, for_good)
@@ -576,32 +607,21 @@ class _Run:
         return {"seed": list(self.grid.seeds), **of_axes}
 
     def tree(self) -> dict[str, Any]:
-        """What is stored, of our part of the members."""
+        """What is stored; the state is that of our part."""
         host = {"history": self.history, "next_record": self.next_record}
         return {**self.kept._asdict(), **host}
 
     def whole_tree(self) -> dict[str, Any]:
-        """What is stored, of all members; for the first process alone. Waits for the others."""
-
-        def on_first(leaf):
-            whole = self.whole(leaf)
-            return whole if processes.is_first() else leaf
-
-        return {**self.tree(), **jax.tree.map(on_first, self.kept._asdict())}
+        """The same with the state of all members, for the first process. Waits for the others."""
+        return {**self.tree(), **jax.tree.map(self.gather_on_first, self.kept._asdict())}
 
     def take_tree(self, tree: dict[str, Any] | None) -> None:
-        """Takes up what was stored, as the first process has it. Waits for the others."""
-
-        def ours(kept, whole):
-            if not processes.is_first():
-                whole = np.zeros((*self.grid.shape, *kept.shape[2:]), kept.dtype)
-            return np.array(processes.of_first(whole)[self.part.rows, self.part.columns])
-
-        stored = self.tree() if tree is None else tree  # of the others only the structure matters
-        self.kept = jax.tree.map(
-            ours, self.kept, TrainState(*(stored[n] for n in self.kept._fields))
-        )
-        self.history = processes.of_first(stored["history"])
+        """Takes up what was stored, as the first process has it; None in the others. Waits for
+        them."""
+        stored = self.tree() if tree is None else tree
+        for name in self.kept._fields:
+            jax.tree.map(self.scatter, getattr(self.kept, name), stored[name])
+        self.history = {name: processes.of_first(stored["history"][name]) for name in self.history}
         self.next_record = processes.of_first(stored["next_record"])
         self.share_places()
 
@@ -613,13 +633,12 @@ class _Run:
         if (meta := processes.json_of_first(meta)) is None:
             return False
         self.take_tree(tree)
-        waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)
-        self.waiting = [h for h in self.all_columns if h in waiting]
+        self.waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)
         self.at_once, self.kept_at = meta.get("at_once"), meta.get("keep_at", [])
         self.step, self.target = meta["step"] - self.steps_before, meta["target"]
         self.metrics_bytes = meta["metrics_bytes"]
         self.metrics_digest = meta.get("metrics_digest")
-        self.refuse_too_few_devices(meta["columns"], meta.get("devices", 0))
+        self.refuse_too_few_devices(meta)
         self.put_columns(meta["columns"])
         return True
 
@@ -778,8 +797,8 @@ class _Run:
             say(f"config.group_size = {size}: {told}")
         start = time.perf_counter()
         self.take_steps(0)
-        used = self.members.devices_used if self.columns_here else 0
-        count, kind = int(processes.gathered(used).sum()), jax.devices()[0].device_kind
+        used = processes.gathered(self.members.devices_used)
+        count, kind = int(used.sum()), jax.devices()[0].device_kind
         device = kind if count == 1 else f"{count} devices, {kind}"
         say(f"compiled in {time.perf_counter() - start:.1f} s on {device}")
 
@@ -860,7 +879,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
         try:
             resumed = this.restore(checkpoints)
             if not resumed:
-                this.start_group(this.all_columns)
+                this.start_group(range(this.grid.shape[1]))
             is_told = processes.json_of_first((workdir / "config.json").exists())
             if not (resumed and is_told and this.ended.all()):
                 audit = this.audit()

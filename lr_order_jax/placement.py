@@ -3,7 +3,7 @@
 On the devices the members are `Stacked` (the same arrays, mapped by `vmap` or a compiled loop) or
 `Apart` (arrays of their own, one after the other in one program, or each in a program of its own).
 Members never communicate, so the grid is cut into rectangles of seeds and columns, one a device.
-Of several processes each places its own part of the grid here.
+All of it is about one process: of several, each places its own part of the grid.
 """
 
 import functools
@@ -11,7 +11,7 @@ import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lr_order_jax import algorithm, engine, memory
 from lr_order_jax.algorithm import Status, TrainState
 from lr_order_jax.engine import Stream
-from lr_order_jax.problem import Data, Model, Problem
-from lr_order_jax.sweep import Grid, data_of_seed, even_parts, ways_to_cut
+from lr_order_jax.problem import Data, DrawsEpochs, Model, Problem
+from lr_order_jax.sweep import Grid, data_of_seed, even_parts, spread
 
 PyTree = Any
 
@@ -45,67 +45,12 @@ def place_members(
     return way(problem, grid, driving, mapping, jax.local_devices()[:devices])
 
 
-def spread(seeds: int, columns: int, devices: int) -> tuple[int, int]:
-    """Into how many parts seeds and columns are cut, (a, b), for a b devices at most.
-
-    The device with the most members has as few as can be, by the fewest devices that do.
-
-    Examples:
-        >>> spread(5, 6, 4), spread(8, 1, 8), spread(1, 6, 4)
-        ((2, 2), (8, 1), (1, 3))
-    """
-    ways = [way for d in range(1, devices + 1) for way in ways_to_cut((seeds, columns), d)[:1]]
-    a, b = min(ways, key=functools.partial(_most_on_one, seeds, columns))
-    return a, b
-
-
-def _most_on_one(seeds: int, columns: int, way: tuple[int, ...]) -> int:
-    """How many members the device with the most of them has."""
-    return -(-seeds // way[0]) * -(-columns // way[1])
-
-
-class Part(NamedTuple):
-    """The rectangle of a grid that one of several processes holds."""
-
-    rows: slice
-    columns: slice
-    is_copy: bool  # of what the last process before it holds: there are more processes than parts
-
-    def columns_of(self, columns: Sequence[int]) -> list[int]:
-        """Those of these columns that it holds."""
-        here = range(self.columns.start, self.columns.stop)
-        return [] if self.is_copy else [h for h in columns if h in here]
-
-
-def part_of(shape: tuple[int, int], count: int, index: int) -> Part:
-    """The part of a grid (S, H) that process `index` of so many holds.
-
-    Examples:
-        >>> part_of((5, 6), 4, 1)
-        Part(rows=slice(0, 2, None), columns=slice(3, 6, None), is_copy=False)
-    """
-    a, b = spread(*shape, count)
-    i, j = divmod(min(index, a * b - 1), b)
-    return Part(even_parts(shape[0], a)[i], even_parts(shape[1], b)[j], index >= a * b)
-
-
-def in_turns(shape: tuple[int, int], count: int) -> list[int]:
-    """All columns of a grid, those of each of so many processes in turns.
-
-    Examples:
-        >>> in_turns((1, 6), 2)
-        [0, 3, 1, 4, 2, 5]
-    """
-    cuts = even_parts(shape[1], spread(*shape, count)[1])
-    return sorted(range(shape[1]), key=lambda h: next(h - c.start for c in cuts if h < c.stop))
-
-
 class _Epochs:
     """The data with what is drawn for the present epoch, as the members want them arranged."""
 
     def __init__(self, problem: Problem, grid: Grid, arrange: Callable[[Data], Any]):
         self._problem, self._grid, self._arrange = problem, grid, arrange
-        self._drawn: tuple[int | None, Any] = (None, arrange(grid.data))
+        self._drawn: tuple[int | None, Any] = (None, None)
 
         @jax.jit
         def draw(data, keys, epoch):
@@ -117,13 +62,20 @@ class _Epochs:
 
         self._draw = draw
 
+    def shapes(self) -> PyTree:
+        """Of what is drawn for all seeds, as `jax.ShapeDtypeStruct`s."""
+        if not isinstance(self._problem, DrawsEpochs):
+            return self._grid.data.epoch
+        return jax.eval_shape(self._draw, self._grid.data, self._grid.keys, jnp.int32(0))
+
     def __call__(self, start: int, count: int) -> Iterator[tuple[Any, int, int]]:
         """Steps [start, start + count) cut at epochs: (data, first step, steps) each."""
         for epoch, first, steps in engine.epochs(self._problem, start, count):
-            if epoch != self._drawn[0]:
+            if self._drawn[1] is None or epoch != self._drawn[0]:
                 data, keys = self._grid.data, self._grid.keys
-                drawn = self._draw(data, keys, jnp.int32(epoch))
-                self._drawn = epoch, self._arrange(data._replace(epoch=drawn))
+                if epoch is not None:
+                    data = data._replace(epoch=self._draw(data, keys, jnp.int32(epoch)))
+                self._drawn = epoch, self._arrange(data)
             yield self._drawn[1], first, steps
 
 
@@ -165,56 +117,29 @@ def seeds_together(seeds: int, state_bytes: int) -> int:
 SHARED, SEEDS, MEMBERS = PartitionSpec(), PartitionSpec("seed"), PartitionSpec("seed", "member")
 
 
-class _Sheets:
+class _Sheet:
     """How `Stacked` lies on its devices: a sheet of a x b of them, a parts of the seeds and b of
-    the columns. What does not divide is padded with copies.
+    the columns. What does not divide is padded with copies. The programs are here, no arrays."""
 
-    Blocks of seeds, `together` of each device, are arrays of their own, which take their steps one
-    block after the other: `data`, `keys` and what is put are lists, an entry for each block.
-    """
-
-    def __init__(self, members: "Stacked", parts: tuple[int, int], together: int):
+    def __init__(self, members: "Stacked", parts: tuple[int, int]):
         self.parts, (a, b) = parts, parts
         devices = np.array(members.devices[: a * b]).reshape(parts)
         self.mesh, self._axis = Mesh(devices, ("seed", "member")), members.axis
-        data, self.rows = members.grid.data, a * together  # of a block
-        starts = range(0, self.padded(len(members.grid.seeds), 1)[0], self.rows)
-        self.blocks = [slice(start, start + self.rows) for start in starts]
-        shared, own = self.put(data.shared, SHARED), self.put_rows(data.own)
-        self.data, self.keys = (
-            [Data(shared, part) for part in own],
-            self.put_rows(members.grid.keys),
-        )
-
-        def arrange(data):
-            parts = zip(self.data, self.put_rows(data.epoch), strict=True)
-            return [of_block._replace(epoch=epoch) for of_block, epoch in parts]
-
-        self.epochs = _Epochs(members.problem, members.grid, arrange)
         step, sizes = mapped_step(members.problem, members.mapping), members.problem.batch_sizes
         self.advance = engine.Driver(step, members.driving, sizes, self.over)
         self.measure = jax.jit(self.over_measured(members.measure_due))
-        self.pick = jax.jit(members.task_and_model, out_shardings=NamedSharding(self.mesh, SHARED))
+        self.pick = jax.jit(members.task_and_model, out_shardings=self.sharding(SHARED))
 
     def padded(self, seeds: int, columns: int) -> tuple[int, int]:
         """How many there are with the copies."""
         a, b = self.parts
         return -(-seeds // a) * a, -(-columns // b) * b
 
+    def sharding(self, spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(self.mesh, spec)
+
     def put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
-        return jax.device_put(tree, NamedSharding(self.mesh, spec))
-
-    def put_rows(self, tree: PyTree) -> list[PyTree]:
-        """Leaves (S, ...), the seeds of each block over the devices."""
-
-        def taken(leaf, rows):
-            index = np.minimum(np.arange(rows.start, rows.stop), len(leaf) - 1)
-            return leaf if np.array_equal(index, np.arange(len(leaf))) else leaf[index]
-
-        return [
-            self.put(jax.tree.map(functools.partial(taken, rows=rows), tree), SEEDS)
-            for rows in self.blocks
-        ]
+        return jax.device_put(tree, self.sharding(spec))
 
     def put_members(self, tree: PyTree) -> PyTree:
         """Leaves (S, C, ...) of a block, arranged."""
@@ -250,6 +175,36 @@ class _Sheets:
         return on_all
 
 
+class _Blocks:
+    """The data and keys of a sheet in blocks of seeds, `together` of each device, which are arrays
+    of their own and take their steps one block after the other: lists, an entry a block."""
+
+    def __init__(self, sheet: _Sheet, problem: Problem, grid: Grid, together: int):
+        self.rows = sheet.parts[0] * together
+        starts = range(0, sheet.padded(len(grid.seeds), 1)[0], self.rows)
+        self.slices = slices = [slice(start, start + self.rows) for start in starts]
+
+        def put(tree):
+            """Leaves (S, ...), the seeds of each block over the devices."""
+
+            def taken(leaf, rows):
+                index = np.minimum(np.arange(rows.start, rows.stop), len(leaf) - 1)
+                return leaf if np.array_equal(index, np.arange(len(leaf))) else leaf[index]
+
+            trees = (jax.tree.map(functools.partial(taken, rows=r), tree) for r in slices)
+            return [sheet.put(of_block, SEEDS) for of_block in trees]
+
+        shared = sheet.put(grid.data.shared, SHARED)
+        self.data = without_epoch = [Data(shared, own) for own in put(grid.data.own)]
+        self.keys = put(grid.keys)
+
+        def arrange(data):  # knows no `self`: a cycle would keep the arrays
+            parts = zip(without_epoch, put(data.epoch), strict=True)
+            return [of_block._replace(epoch=epoch) for of_block, epoch in parts]
+
+        self.epochs = _Epochs(problem, grid, arrange)
+
+
 class Stacked:
     """Members in common arrays, see `members_axis`: S seeds, C columns of hyperparameters."""
 
@@ -258,7 +213,8 @@ class Stacked:
     ):
         self.problem, self.grid, self.driving, self.mapping = problem, grid, driving, mapping
         self.devices, self.axis = devices, functools.partial(members_axis, mapping)
-        self._sheets_of = functools.cache(functools.partial(_Sheets, self))
+        self._sheet_of = functools.cache(functools.partial(_Sheet, self))
+        self._lies: tuple[_Sheet, int] | None = None  # and how many seeds of a device together
         self._evaluate = engine.make_evaluate(problem, driving)
 
     def _of_member(self, tree: PyTree, s, h) -> PyTree:
@@ -276,34 +232,40 @@ class Stacked:
     @property
     def devices_used(self) -> int:
         """By the members that are put."""
-        return self._sheets.mesh.size
+        return self._sheet.mesh.size if self._state else 0
 
-    def _sheets_for(self, state: TrainState, columns: int) -> _Sheets:
-        """Those for so many columns of a host state."""
+    def _layout(self, state: TrainState, columns: int) -> tuple[_Sheet, int]:
+        """The sheet for so many columns of a host state, and how many seeds each of its devices
+        takes through a chunk together."""
         a, b = spread(len(self.grid.seeds), columns, len(self.devices))
         together = seeds = -(-len(self.grid.seeds) // a)
         if self.mapping == "vmap" and memory.devices_share_the_host():
             members = seeds * -(-columns // b)
             size = memory.size_of(state) // state.status.size
             together = seeds_together(seeds, members * size)
-        return self._sheets_of((a, b), together)
+        return self._sheet_of((a, b)), together
 
     def put(self, state: TrainState, columns: Sequence[int]) -> None:
         """Puts these columns of a host state, and no others, on the devices."""
-        self._sheets, self._columns = self._sheets_for(state, len(columns)), len(columns)
+        self._state, self._hypers, self._columns = [], [], len(columns)
+        if not columns:
+            return
+        layout = self._layout(state, len(columns))
+        if layout != self._lies:
+            self._lies, (self._sheet, together) = layout, layout
+            self._blocks = _Blocks(self._sheet, self.problem, self.grid, together)
         seeds, count = self.grid.shape[0], len(columns)
-        all_seeds, all_columns = self._sheets.padded(seeds, count)
+        all_seeds, all_columns = self._sheet.padded(seeds, count)
         rows = np.minimum(np.arange(all_seeds), seeds - 1)
         index = np.asarray(columns)[np.minimum(np.arange(all_columns), count - 1)]
         take = lambda leaf: np.asarray(leaf)[rows[:, None], index]  # noqa: E731
         taken = jax.tree.map(take, state)
         taken.status[seeds:] = taken.status[:, count:] = Status.COMPLETED  # the copies are idle
         hypers = jax.tree.map(take, self.grid.hypers)
-        self._state, self._hypers = [], []
-        for block in self._sheets.blocks:
-            of_block = jax.tree.map(operator.itemgetter(block), (taken, hypers))
-            self._state.append(self._sheets.put_members(arranged(self.mapping, of_block[0])))
-            self._hypers.append(self._sheets.put(algorithm.on_device(of_block[1]), MEMBERS))
+        for rows_here in self._blocks.slices:
+            of_block = jax.tree.map(operator.itemgetter(rows_here), (taken, hypers))
+            self._state.append(self._sheet.put_members(arranged(self.mapping, of_block[0])))
+            self._hypers.append(self._sheet.put(algorithm.on_device(of_block[1]), MEMBERS))
 
     def fetch(self, name: str) -> PyTree:
         """A part of the state on the host, leaves (S, C, ...)."""
@@ -319,33 +281,46 @@ class Stacked:
     def memory(self, state: TrainState, columns: Sequence[int]) -> int:
         """Bytes on a device with these columns of a host state there, see `Driver.memory`; on all
         devices where they share the memory of the host."""
-        sheets = self._sheets_for(state, len(columns))
-        (data, *_), _, _ = next(sheets.epochs(0, 0))
-        seeds, (_, count) = sheets.rows, sheets.padded(1, len(columns))
+        sheet, together = self._layout(state, len(columns))
+        a, (all_seeds, count) = sheet.parts[0], sheet.padded(self.grid.shape[0], len(columns))
+        seeds = a * together
 
-        def planned(leaf):
-            shape = [seeds, *leaf.shape[2:]]
+        def planned(spec, leaf, *shape):
+            shape = (*shape, *leaf.shape[len(shape) :])
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sheet.sharding(spec))
+
+        def planned_member(leaf):
+            spec, shape = sheet.spec(leaf), [seeds, *leaf.shape[2:]]
             shape.insert(self.axis(leaf.ndim), count)
-            return jax.ShapeDtypeStruct(shape, leaf.dtype)
+            return planned(spec, leaf, *shape)
 
-        def planned_hypers(leaf):
-            return jax.ShapeDtypeStruct((seeds, count, *leaf.shape[2:]), leaf.dtype)
-
-        hypers = algorithm.on_device(self.grid.hypers)
-        hypers, of_state = jax.tree.map(planned_hypers, hypers), jax.tree.map(planned, state)
-        taken = sheets.advance.memory(data, hypers, of_state, sheets.keys[0])
-        of_seeds = memory.size_of((data.own, data.epoch)) // sheets.parts[0]
-        other_blocks = memory.size_of((hypers, of_state)) // sheets.mesh.size + of_seeds
-        taken += (len(sheets.blocks) - 1) * other_blocks
-        return taken * (sheets.mesh.size if memory.devices_share_the_host() else 1)
+        of_grid, epoch = (
+            self.grid.data,
+            _Epochs(self.problem, self.grid, lambda data: data).shapes(),
+        )
+        own, epoch, keys = jax.tree.map(
+            lambda leaf: planned(SEEDS, leaf, seeds), (of_grid.own, epoch, self.grid.keys)
+        )
+        data = Data(jax.tree.map(lambda leaf: planned(SHARED, leaf), of_grid.shared), own, epoch)
+        hypers = jax.tree.map(
+            lambda leaf: planned(MEMBERS, leaf, seeds, count),
+            algorithm.on_device(self.grid.hypers),
+        )
+        of_state = jax.tree.map(planned_member, state)
+        taken = sheet.advance.memory(data, hypers, of_state, keys)
+        other_blocks = memory.size_of((hypers, of_state)) // sheet.mesh.size
+        other_blocks += memory.size_of((own, epoch)) // a
+        taken += (all_seeds // seeds - 1) * other_blocks
+        return taken * (sheet.mesh.size if memory.devices_share_the_host() else 1)
 
     def advance(self, start: int, count: int) -> None:
         """Takes steps; 0 of them compile the programs."""
-        sheets = self._sheets
-        for data, first, steps in sheets.epochs(start, count):
-            blocks = zip(data, self._hypers, self._state, sheets.keys, strict=True)
+        if not self._state:
+            return
+        for data, first, steps in self._blocks.epochs(start, count):
+            blocks = zip(data, self._hypers, self._state, self._blocks.keys, strict=True)
             for i, of_members in enumerate(blocks):
-                self._state[i] = sheets.advance(*of_members, first, steps)
+                self._state[i] = self._sheet.advance(*of_members, first, steps)
                 if count == 0:  # compiled for all
                     return
                 if len(self._state) > 1:  # XLA's CPU backend would run several at once
@@ -361,22 +336,23 @@ class Stacked:
         Returns:
           {variable: (S, C, ...) array, NaN where not due}.
         """
-        sheets, (seeds, columns) = self._sheets, due.shape
+        seeds, columns = due.shape
         of_blocks = [(h.task, _model(s)) for h, s in zip(self._hypers, self._state, strict=True)]
         if self.driving == "scan":
-            all_due = np.zeros(sheets.padded(seeds, columns), bool)
+            all_due = np.zeros(self._sheet.padded(seeds, columns), bool)
             all_due[:seeds, :columns] = due
-            out = _blank(self.problem, all_due.shape)
-            for rows, data, models in zip(sheets.blocks, sheets.data, of_blocks, strict=True):
-                if all_due[rows].any():
-                    for name, values in sheets.measure(data, *models, all_due[rows]).items():
-                        out[name][rows] = values
+            out = blank_values(self.problem, all_due.shape)
+            blocks = zip(self._blocks.slices, self._blocks.data, of_blocks, strict=True)
+            for of_block, data, models in blocks:
+                if (due_here := all_due[of_block]).any():
+                    for name, values in self._sheet.measure(data, *models, due_here).items():
+                        out[name][of_block] = values
             return {name: values[:seeds, :columns] for name, values in out.items()}
         device = self.devices[0]
 
         def one(s, h):
-            block, row = divmod(s, sheets.rows)
-            picked = sheets.pick(*of_blocks[block], jnp.int32(row), jnp.int32(h))
+            block, row = divmod(s, self._blocks.rows)
+            picked = self._sheet.pick(*of_blocks[block], jnp.int32(row), jnp.int32(h))
             on_first = jax.tree.map(lambda leaf: leaf.addressable_data(0), picked)
             task, model = jax.device_put(on_first, device)
             return self._evaluate(data_of_seed(self.grid.data, s), task, model)
@@ -412,14 +388,14 @@ def _model(state: TrainState) -> Model:
     return Model(state.params, state.stats, state.watched)
 
 
-def _blank(problem: Problem, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Nothing measured yet, (S, C, ...) by variable."""
+def blank_values(problem: Problem, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Nothing measured yet: {variable: (S, C, ...)}, NaN."""
     return {name: np.full((*shape, *v.shape), np.nan) for name, v in problem.variables.items()}
 
 
 def _measure_in_turn(problem: Problem, due: np.ndarray, evaluate: Callable) -> dict[str, Any]:
     """`Stacked.measure` by a function (s, h) -> values of that member."""
-    out = _blank(problem, due.shape)
+    out = blank_values(problem, due.shape)
     for s, h in np.argwhere(due):
         for name, value in evaluate(s, h).items():
             out[name][s, h] = value
@@ -484,7 +460,7 @@ class Apart:
         return list(each(lambda part: function(*part), self._parts))
 
     def put(self, state: TrainState, columns: Sequence[int]) -> None:
-        self._parts = self._cut(len(columns))
+        self._parts = self._cut(len(columns)) if columns else []
 
         def planned(leaf):
             shape = self._seeds, len(columns), *leaf.shape[2:]
@@ -511,7 +487,7 @@ class Apart:
         self._each(lambda rectangle, *_: rectangle.advance(start, count))
 
     def measure(self, due: np.ndarray) -> dict[str, np.ndarray]:
-        out = _blank(self._problem, due.shape)
+        out = blank_values(self._problem, due.shape)
 
         def measure(rectangle, rows, cut):
             for name, values in rectangle.measure(due[rows, cut]).items():

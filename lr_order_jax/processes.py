@@ -203,33 +203,26 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def devices(each: int | None) -> list[jax.Device]:
-    """So many devices of each process, those of the first process first; all by default."""
-    return [d for i in range(jax.process_count()) for d in jax.local_devices(i)[:each]]
-
-
 # Numbers that all processes know in the end.
 
 
 def total(tree: PyTree) -> PyTree:
     """Host arrays whose bytes are the sum of those of all processes: of each number, all processes
     but one are to have zero. Waits for the others."""
-    at_once = WORDS_AT_ONCE // jax.process_count()
+    at_once = 4 * (WORDS_AT_ONCE // jax.process_count())
     if jax.process_count() == 1:
         return tree
 
     def sum_bytes(leaf):
-        leaf = np.asarray(leaf)
-        content = leaf.tobytes()
-        if not content:
-            return leaf
-        words = np.frombuffer(content + bytes(-len(content) % 4), np.uint32)
-        parts = [
-            multihost_utils.process_allgather(words[i : i + at_once]).sum(axis=0, dtype=np.uint32)
-            for i in range(0, len(words), at_once)
-        ]
-        summed = np.concatenate(parts).tobytes()[: len(content)]
-        return np.frombuffer(summed, leaf.dtype).reshape(leaf.shape).copy()
+        leaf = np.array(leaf, order="C")
+        content = leaf.reshape(-1).view(np.uint8)
+        for i in range(0, len(content), at_once):
+            piece = content[i : i + at_once]
+            words = np.zeros(-(-len(piece) // 4), np.uint32)
+            words.view(np.uint8)[: len(piece)] = piece
+            rows = multihost_utils.process_allgather(words)
+            piece[:] = rows.sum(axis=0, dtype=np.uint32).view(np.uint8)[: len(piece)]
+        return leaf
 
     return jax.tree.map(sum_bytes, tree)
 

@@ -7,6 +7,7 @@ one axis, which is named after the first of them. In the arrays the axes are fla
 C order: on the host, leaves of the state are (S, H, ...).
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -233,12 +234,63 @@ def _row(tree: PyTree, index) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def rectangle(grid: Grid, rows: slice, columns: slice) -> Grid:
-    """These seeds and columns of a grid; what is shared stays shared."""
-    if (rows, columns) == tuple(slice(0, size) for size in grid.shape):
+def spread(seeds: int, columns: int, devices: int) -> tuple[int, int]:
+    """Into how many parts seeds and columns are cut, (a, b), for a b devices at most.
+
+    The device with the most members has as few as can be, by the fewest devices that do.
+
+    Examples:
+        >>> spread(5, 6, 4), spread(8, 1, 8), spread(1, 6, 4)
+        ((2, 2), (8, 1), (1, 3))
+    """
+    ways = [way for d in range(1, devices + 1) for way in ways_to_cut((seeds, columns), d)[:1]]
+    a, b = min(ways, key=functools.partial(_most_on_one, seeds, columns))
+    return a, b
+
+
+def _most_on_one(seeds: int, columns: int, way: tuple[int, ...]) -> int:
+    """How many members the device with the most of them has."""
+    return -(-seeds // way[0]) * -(-columns // way[1])
+
+
+class Part(NamedTuple):
+    """What one of several processes holds of a grid: every a-th seed and every b-th column.
+
+    Neighbouring columns are in different parts, as those of large rates end first.
+    """
+
+    rows: slice
+    columns: slice
+    is_copy: bool  # there are more processes than parts: another process holds the same
+
+    def columns_in_part(self, columns: Sequence[int]) -> list[int]:
+        """Those of these columns that it holds, counted within it."""
+        if self.is_copy:
+            return []
+        first, b = self.columns.start, self.columns.step
+        return [h // b for h in columns if h % b == first]
+
+
+def part_of(shape: tuple[int, int], count: int, index: int) -> Part:
+    """The part of a grid (S, H) that process `index` of so many holds; the first one has the most.
+
+    Examples:
+        >>> part_of((5, 6), 4, 1)
+        Part(rows=slice(0, None, 2), columns=slice(1, None, 2), is_copy=False)
+    """
+    a, b = spread(*shape, count)
+    i, j = divmod(min(index, a * b - 1), b)
+    return Part(slice(i, None, a), slice(j, None, b), index >= a * b)
+
+
+def of_part(grid: Grid, part: Part) -> Grid:
+    """The members of a part, as a grid without axes: they need not be a product."""
+    rows, columns = part.rows, part.columns
+    if rows.step == columns.step == 1:
         return grid
     own, epoch = jax.tree.map(lambda leaf: leaf[rows], (grid.data.own, grid.data.epoch))
-    return grid._replace(
+    return Grid(
+        axes=(),
         members=grid.members[columns],
         seeds=grid.seeds[rows],
         keys=grid.keys[rows],
@@ -265,7 +317,7 @@ def init_state(problem: Problem, grid: Grid) -> TrainState:
     free = memory.free_on_device()
     memory.refuse_beyond(free, memory.of_program(program), "the models of all seeds")
     size = memory.size_of(jax.eval_shape(of_seed, grid.keys, columns[0])) * len(columns)
-    memory.refuse_beyond(memory.free_on_host(), size, "the state of all members")
+    memory.refuse_beyond(memory.free_on_host(), size, "the state of the members")
     state: Any = None
     for h, column in enumerate(columns):
         made = jax.tree.map(np.asarray, program(grid.keys, column))

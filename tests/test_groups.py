@@ -187,7 +187,7 @@ def test_what_surely_does_not_fit_is_refused_before_it_is_allocated(
                 run(config(**sizes, num_records=num_records), tmp_path / "none")
             told.add(str(caught.value).partition(" for ")[2].partition(",")[0])
     wanted = {f"the {what}" for what in ("data of all seeds", "models of all seeds")}
-    assert wanted | {"the records of all members", "the state of all members"} <= told
+    assert wanted | {"the records of all members", "the state of the members"} <= told
     assert not (tmp_path / "none").exists()
     monkeypatch.setattr(memory, "free_on_host", lambda: 100)
     with pytest.raises(ConfigError, match="for the linear rule of all examples, of 100 bytes"):

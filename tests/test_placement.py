@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from lr_order_jax import memory, placement, spec, sweep
+from lr_order_jax import algorithm, memory, placement, spec, sweep
 from lr_order_jax.algorithm import Status, TrainState
 from lr_order_jax.fields import ConfigError
+from lr_order_jax.problem import Data
 
 WAYS = list(itertools.product(("scan", "dispatch"), ("vmap", "map", "unroll", "loop")))
 
@@ -80,7 +81,7 @@ def test_members_are_put_again_on_fewer_devices(problem):
 
 def test_spread_is_best_by_brute_force():
     for seeds, columns, devices in itertools.product(range(1, 7), range(1, 7), range(1, 9)):
-        a, b = placement.spread(seeds, columns, devices)
+        a, b = sweep.spread(seeds, columns, devices)
         assert a * b <= devices
         load = lambda a, b: -(-seeds // a) * -(-columns // b)  # noqa: E731, B023
         every = [
@@ -94,17 +95,19 @@ def test_spread_is_best_by_brute_force():
 def test_parts_of_processes_are_the_grid():
     for seeds, columns, count in itertools.product(range(1, 7), range(1, 7), range(1, 9)):
         held = np.zeros((seeds, columns), int)
-        parts = [placement.part_of((seeds, columns), count, i) for i in range(count)]
+        parts = [sweep.part_of((seeds, columns), count, i) for i in range(count)]
         for part in parts:
-            held[part.rows, part.columns_of(range(columns))] += 1
-            assert held[part.rows, part.columns].size  # a copy of something, if nothing else
+            rows, all_columns = range(seeds)[part.rows], range(columns)[part.columns]
+            assert rows
+            assert all_columns  # of a copy too
+            here = part.columns_in_part(range(columns))
+            assert here == ([] if part.is_copy else list(range(len(all_columns))))
+            held[part.rows, [all_columns[h] for h in here]] += 1
         assert np.all(held == 1)
-        order = placement.in_turns((seeds, columns), count)
-        assert sorted(order) == list(range(columns))
         for size, start in itertools.product(range(1, columns + 1), range(columns)):
-            group = [len(part.columns_of(order[start : start + size])) for part in parts]
-            cuts = {part.columns.start for part in parts}
-            assert max(group) <= -(-size // len(cuts)) + 1
+            group = range(columns)[start : start + size]
+            sizes = [len(part.columns_in_part(group)) for part in parts if not part.is_copy]
+            assert max(sizes) - min(sizes) <= 1
 
 
 def test_more_devices_than_there_are(tiny):
@@ -144,13 +147,40 @@ def test_blocks_of_seeds_change_rounding_at_most(
     jax.tree.map(close, found, wanted)
 
 
-def test_memory_of_blocks_counts_all_of_them(problem, monkeypatch):
-    grid = sweep.make_grid(problem, (5, 6, 7, 8), ())
-    state, columns = sweep.init_state(problem, grid), range(grid.shape[1])
-    taken = []
-    for cache in (2**40, 0):
-        monkeypatch.setattr(placement, "CACHE_BYTES", cache)
-        members = placement.place_members(problem, grid, "scan", "vmap", 1)
-        taken.append(members.memory(state, columns))
-    all_of_it = memory.size_of((state, grid.hypers, grid.data.own))
-    assert 0.9 * all_of_it < taken[1] <= taken[0]  # what a step needs beside is that of one block
+@pytest.mark.parametrize("devices", [1, 2])
+def test_memory_of_blocks_counts_all_of_them(problem, monkeypatch, devices):
+    """Beside the first block the others need their arguments, and no memory to work in."""
+    monkeypatch.setattr(placement, "CACHE_BYTES", 0)
+    taken = {}
+    for count in (1, 4):
+        grid = sweep.make_grid(problem, range(5, 5 + count * devices), ())
+        grid = grid._replace(data=Data(grid.data.shared, sweep_trimmed(grid)))
+        state = sweep.init_state(problem, grid)
+        members = placement.place_members(problem, grid, "scan", "vmap", devices)
+        taken[count] = members.memory(state, range(grid.shape[1]))
+        size = memory.size_of((state, algorithm.on_device(grid.hypers), grid.data.own)) // count
+    assert taken[4] == taken[1] + 3 * size
+
+
+def sweep_trimmed(grid):
+    """The data of a grid with as many rows for any number of seeds."""
+    own = grid.data.own
+    return own._replace(train=own.train._replace(x1=own.train.x1[:, :20]))
+
+
+def test_the_data_are_once_on_a_device_whatever_the_columns(problem, monkeypatch):
+    grid = sweep.make_grid(problem, range(4), ())
+    state = sweep.init_state(problem, grid)
+    monkeypatch.setattr(placement, "CACHE_BYTES", memory.size_of(state) // 3)
+    members = placement.place_members(problem, grid, "scan", "vmap", 1)
+    before, blocks = sum(a.nbytes for a in jax.live_arrays()), set()
+    for columns in (range(3), [0], range(3), [1, 2], []):
+        members.memory(state, columns or [0])
+        members.put(state, columns)
+        blocks.add(len(members._state))
+        members.advance(0, 1)
+    del state
+    assert blocks == {4, 2, 1, 0}
+    assert members.devices_used == 0
+    left = sum(a.nbytes for a in jax.live_arrays()) - before
+    assert left < 1.1 * memory.size_of(grid.data.own)
