@@ -227,7 +227,7 @@ class _Run:
         """Of what all seeds share: what was read, not drawn."""
         return digests({"shared": self.grid.data.shared})
 
-    # Groups: columns that are on the device at once. Each starts at step 0.
+    # Groups: columns that are on the devices at once. Each starts at step 0.
 
     def columns_at_once(self, waiting: Sequence[int]) -> int:
         """How many of the columns that wait are trained together: all, if they fit, but never more
@@ -286,7 +286,7 @@ class _Run:
         processes.all_do(lambda: memory.refuse_beyond(free, self.memory_here(columns), told))
 
     def start_group(self, waiting: Sequence[int]) -> None:
-        """Puts the next columns that wait on the device, at step 0. Groups are of even sizes.
+        """Puts the next columns that wait on the devices, at step 0. Groups are of even sizes.
 
         What the group before has become is fetched first. To start counts as a step, so that no two
         states have one number: the members of a group can end without a step.
@@ -482,7 +482,7 @@ class _Run:
         return json.dumps(line | {"step": int(point["step"])}) + "\n"
 
     def mark_diverged(self, s: int, h: int) -> None:
-        """Ends a member, on the device and on the host."""
+        """Ends a member, on its device and on the host. All processes have to do so."""
         self.fetch()
         diverged = np.zeros(self.grid.shape, bool)
         diverged[s, h] = True
