@@ -32,6 +32,7 @@ from lr_order_jax import (
     figures,
     files,
     memory,
+    parts,
     placement,
     processes,
     results,
@@ -109,8 +110,8 @@ class _Run:
         self.grid = sweep.make_grid(self.problem, run_spec.seeds, run_spec.common.zipped, shard)
         self.time = np.linspace(0.0, self.problem.horizon(), run_spec.num_records + 1)
         self.time_per_step = self.problem.time_per_step(self.grid.hypers)
-        self.part = sweep.part_of(self.grid.shape, jax.process_count(), jax.process_index())
-        ours = sweep.of_part(self.grid, self.part)
+        self.part = parts.part_of(self.grid.shape, jax.process_count(), jax.process_index())
+        ours = self.part.of_grid(self.grid)
         self.members = placement.place_members(
             self.problem, ours, *run_spec.ways, run_spec.how.devices
         )
@@ -156,47 +157,13 @@ class _Run:
         """Those on the devices of this process, counted within its part."""
         return self.part.columns_in_part(self.columns)
 
-    def gather(self, leaf: np.ndarray) -> np.ndarray:
-        """(S, H, ...): what each process has for the members of its part. Waits for the others."""
-        if jax.process_count() == 1:
-            return leaf
-        out = np.zeros((*self.grid.shape, *leaf.shape[2:]), leaf.dtype)
-        if not self.part.is_copy:
-            out[self.part.rows, self.part.columns] = leaf
-        return processes.total(out)
-
-    def gather_on_first(self, leaf: np.ndarray) -> np.ndarray:
-        """The same for a leaf of the state, a seed at a time, as the state can be large; nothing is
-        left of it in the others. Waits for the others."""
-        if jax.process_count() == 1:
-            return leaf
-        shape = self.grid.shape[1], *leaf.shape[2:]
-        whole = np.empty((self.grid.shape[0] if processes.is_first() else 0, *shape), leaf.dtype)
-        ours = iter(leaf)
-        for s in range(self.grid.shape[0]):
-            of_seed = np.zeros(shape, leaf.dtype)
-            if s % self.part.rows.step == self.part.rows.start and not self.part.is_copy:
-                of_seed[self.part.columns] = next(ours)
-            of_seed = processes.total(of_seed)
-            if processes.is_first():
-                whole[s] = of_seed
-        return whole
-
-    def scatter(self, ours: np.ndarray, whole: np.ndarray) -> None:
-        """Writes into a leaf of the state of our part what the first process has for all members,
-        a seed at a time. Waits for the others."""
-        rows = iter(ours)
-        for s in range(self.grid.shape[0]):
-            blank = np.zeros((self.grid.shape[1], *ours.shape[2:]), ours.dtype)
-            of_seed = processes.of_first(whole[s] if processes.is_first() else blank)
-            if s % self.part.rows.step == self.part.rows.start:
-                next(rows)[...] = of_seed[self.part.columns]
-
     def share_places(self) -> None:
         """Tells all processes in which phases members are, and whether they have ended. Waits for
         the others."""
         phase, counts, status = self.kept.phase, self.kept.phase_counts, self.kept.status
-        places = self.gather(np.concatenate([phase[..., None], status[..., None], counts], axis=-1))
+        places = self.part.gather(
+            np.concatenate([phase[..., None], status[..., None], counts], axis=-1)
+        )
         self.phase, self.status, self.phase_counts = places[..., 0], places[..., 1], places[..., 2:]
 
     # What is known before the first step.
@@ -440,7 +407,7 @@ class _Run:
         if due_here.any():
             for name, found in self.members.measure(due_here).items():
                 values[name][:, self.columns_here] = found
-        return {name: self.gather(found) for name, found in values.items()}
+        return {name: self.part.gather(found) for name, found in values.items()}
 
     def _write_points(self, due: np.ndarray, upto: np.ndarray) -> None:
         """Points [next_record, upto) of the due members, into the history and metrics.jsonl.
@@ -513,7 +480,7 @@ class _Run:
         causes = np.zeros(self.kept.status.shape, np.int32)
         for s, h in np.argwhere(self.kept.status == Status.DIVERGED):
             causes[s, h] = cause_of([leaf[s, h] for leaf in jax.tree.leaves(self.kept.params)])
-        return self.gather(causes)
+        return self.part.gather(causes)
 
     def dataset(self):
         first = np.argmax(self.grid.hypers.phase_steps > 0, axis=-1)  # phase of the initial rate
@@ -613,14 +580,14 @@ class _Run:
 
     def whole_tree(self) -> dict[str, Any]:
         """The same with the state of all members, for the first process. Waits for the others."""
-        return {**self.tree(), **jax.tree.map(self.gather_on_first, self.kept._asdict())}
+        return {**self.tree(), **jax.tree.map(self.part.gather_on_first, self.kept._asdict())}
 
     def take_tree(self, tree: dict[str, Any] | None) -> None:
         """Takes up what was stored, as the first process has it; None in the others. Waits for
         them."""
         stored = self.tree() if tree is None else tree
         for name in self.kept._fields:
-            jax.tree.map(self.scatter, getattr(self.kept, name), stored[name])
+            jax.tree.map(self.part.scatter, getattr(self.kept, name), stored[name])
         self.history = {name: processes.of_first(stored["history"][name]) for name in self.history}
         self.next_record = processes.of_first(stored["next_record"])
         self.share_places()

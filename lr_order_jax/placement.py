@@ -294,14 +294,12 @@ class Stacked:
             shape.insert(self.axis(leaf.ndim), count)
             return planned(spec, leaf, *shape)
 
-        of_grid, epoch = (
-            self.grid.data,
-            _Epochs(self.problem, self.grid, lambda data: data).shapes(),
-        )
+        given = self.grid.data
+        drawn = _Epochs(self.problem, self.grid, lambda data: data).shapes()
         own, epoch, keys = jax.tree.map(
-            lambda leaf: planned(SEEDS, leaf, seeds), (of_grid.own, epoch, self.grid.keys)
+            lambda leaf: planned(SEEDS, leaf, seeds), (given.own, drawn, self.grid.keys)
         )
-        data = Data(jax.tree.map(lambda leaf: planned(SHARED, leaf), of_grid.shared), own, epoch)
+        data = Data(jax.tree.map(lambda leaf: planned(SHARED, leaf), given.shared), own, epoch)
         hypers = jax.tree.map(
             lambda leaf: planned(MEMBERS, leaf, seeds, count),
             algorithm.on_device(self.grid.hypers),

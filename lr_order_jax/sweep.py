@@ -253,52 +253,6 @@ def _most_on_one(seeds: int, columns: int, way: tuple[int, ...]) -> int:
     return -(-seeds // way[0]) * -(-columns // way[1])
 
 
-class Part(NamedTuple):
-    """What one of several processes holds of a grid: every a-th seed and every b-th column.
-
-    Neighbouring columns are in different parts, as those of large rates end first.
-    """
-
-    rows: slice
-    columns: slice
-    is_copy: bool  # there are more processes than parts: another process holds the same
-
-    def columns_in_part(self, columns: Sequence[int]) -> list[int]:
-        """Those of these columns that it holds, counted within it."""
-        if self.is_copy:
-            return []
-        first, b = self.columns.start, self.columns.step
-        return [h // b for h in columns if h % b == first]
-
-
-def part_of(shape: tuple[int, int], count: int, index: int) -> Part:
-    """The part of a grid (S, H) that process `index` of so many holds; the first one has the most.
-
-    Examples:
-        >>> part_of((5, 6), 4, 1)
-        Part(rows=slice(0, None, 2), columns=slice(1, None, 2), is_copy=False)
-    """
-    a, b = spread(*shape, count)
-    i, j = divmod(min(index, a * b - 1), b)
-    return Part(slice(i, None, a), slice(j, None, b), index >= a * b)
-
-
-def of_part(grid: Grid, part: Part) -> Grid:
-    """The members of a part, as a grid without axes: they need not be a product."""
-    rows, columns = part.rows, part.columns
-    if rows.step == columns.step == 1:
-        return grid
-    own, epoch = jax.tree.map(lambda leaf: leaf[rows], (grid.data.own, grid.data.epoch))
-    return Grid(
-        axes=(),
-        members=grid.members[columns],
-        seeds=grid.seeds[rows],
-        keys=grid.keys[rows],
-        data=Data(grid.data.shared, own, epoch),
-        hypers=jax.tree.map(lambda leaf: leaf[rows, columns], grid.hypers),
-    )
-
-
 def init_state(problem: Problem, grid: Grid) -> TrainState:
     """The state of all members before the first step, host arrays with leaves (S, H, ...).
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import load_config
 
-from lr_order_jax import algorithm, memory, placement, spec, sweep
+from lr_order_jax import algorithm, memory, parts, placement, spec, sweep
 from lr_order_jax.algorithm import Status, TrainState
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.problem import Data
@@ -95,8 +95,8 @@ def test_spread_is_best_by_brute_force():
 def test_parts_of_processes_are_the_grid():
     for seeds, columns, count in itertools.product(range(1, 7), range(1, 7), range(1, 9)):
         held = np.zeros((seeds, columns), int)
-        parts = [sweep.part_of((seeds, columns), count, i) for i in range(count)]
-        for part in parts:
+        every = [parts.part_of((seeds, columns), count, i) for i in range(count)]
+        for part in every:
             rows, all_columns = range(seeds)[part.rows], range(columns)[part.columns]
             assert rows
             assert all_columns  # of a copy too
@@ -106,7 +106,7 @@ def test_parts_of_processes_are_the_grid():
         assert np.all(held == 1)
         for size, start in itertools.product(range(1, columns + 1), range(columns)):
             group = range(columns)[start : start + size]
-            sizes = [len(part.columns_in_part(group)) for part in parts if not part.is_copy]
+            sizes = [len(part.columns_in_part(group)) for part in every if not part.is_copy]
             assert max(sizes) - min(sizes) <= 1
 
 
