@@ -35,6 +35,7 @@ from lr_order_jax import engine, fields, figures, load, results, sweep
 from lr_order_jax.algorithm import Status
 from lr_order_jax.problem import Data, Model, ShowsActivations, Variable
 from lr_order_jax.problems.patch_cifar import EVALUATION_BATCH, PatchCifar
+from lr_order_jax.progress import Occasionally
 from lr_order_jax.stored import Checkpoint, StoredRun, data_of_seeds
 
 PyTree = Any
@@ -61,8 +62,9 @@ def _along(
     """
     grid, clock = run.grid, run.problem.clock
     rows: dict[str, list[Any]] = {name: [] for name in ("time", "status", *variables)}
-    found_at = []
+    found_at, progress = [], Occasionally()
     for checkpoint in checkpoints:
+        progress.say(f"measuring the checkpoint of step {checkpoint.step}")
         found_at.append(checkpoint.step)
         found = {**measure(checkpoint), "time": checkpoint.time, "status": checkpoint.state.status}
         for name, row in rows.items():
@@ -602,8 +604,10 @@ def _lanczos(product: Callable, state: Any, iterations: int, tolerance: float):
     v = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     v = np.broadcast_to(v / np.linalg.norm(v), (*grid, size))
     basis: list[np.ndarray] = []
+    progress = Occasionally()
     small = np.zeros((*grid, iterations, iterations))  # the tridiagonal matrices
     for k in range(min(iterations, size)):
+        progress.say(f"product {k + 1} of the Hessian with a vector, of {iterations} at most")
         basis.append(v)
         w = times(v)
         small[..., k, k] = np.sum(w * v, axis=-1)

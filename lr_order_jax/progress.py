@@ -54,6 +54,18 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+class Occasionally:
+    """Says what it is given if nothing was said for `PLAIN_EVERY` seconds."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def say(self, text: str) -> None:
+        if time.monotonic() - self._told >= PLAIN_EVERY:
+            self._told = time.monotonic()
+            say(text)
+
+
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -68,7 +80,7 @@ class Progress:
 
     def __init__(self, done: int):
         self._first = done
-        self._start = self._told = time.monotonic()
+        self._start, self._plain = time.monotonic(), Occasionally()
         self._bar = None
         if sys.stderr.isatty() and _quiet_as is None:
             from rich.console import Console
@@ -102,9 +114,8 @@ class Progress:
         if self._bar is not None:
             with contextlib.suppress(OSError):  # a terminal that is gone
                 self._bar.update(self._task, completed=done, total=total, description=text)
-        elif time.monotonic() - self._told >= PLAIN_EVERY:
-            self._told = time.monotonic()
-            say(f"{done / max(total, 1):4.0%}  {text}")
+        else:
+            self._plain.say(f"{done / max(total, 1):4.0%}  {text}")
 
     def close(self) -> None:
         if self._bar is not None:

@@ -17,7 +17,7 @@ from conftest import ROOT, load_config
 
 import lr_order_jax
 from analysis import figure2, measure, report
-from lr_order_jax import directory, engine, experiment, figures, results, spec
+from lr_order_jax import directory, engine, experiment, figures, progress, results, spec
 from lr_order_jax.algorithm import Status
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.problem import Model
@@ -165,6 +165,17 @@ def test_sharpness_is_the_top_eigenvalue_of_the_dense_hessian(run):
     rates = run.dataset["learning_rate"].isel(flow_time=-1).values
     last = found.isel(checkpoint=-1)
     np.testing.assert_allclose(last["rate_times_sharpness"], rates * last["sharpness"])
+
+
+def test_what_takes_long_tells_how_far_it_is(run, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.0)
+    last = list(run.checkpoints)[-1]
+    measure.sharpness(run, steps=(last,), iterations=2)
+    assert capsys.readouterr().err.splitlines() == [
+        f"measuring the checkpoint of step {last}",
+        "product 1 of the Hessian with a vector, of 2 at most",
+        "product 2 of the Hessian with a vector, of 2 at most",
+    ]
 
 
 def test_lines_between_checkpoints(run):

@@ -123,7 +123,9 @@ def test_a_kill_before_each_change_of_a_file(pool, whole, tmp_path, record_prope
     )
     assert kills >= 100
     assert of_checkpoints > 30
-    assert of_results >= 2  # each before a rename
+    # Before a rename of results.nc: which of the changes that is hangs on the machine's speed too;
+    # both sides of each such write are in `test_kills_in_the_write_of_results`.
+    assert of_results >= 1
 
 
 def test_kills_in_the_middle_of_writes(pool, whole, tmp_path, record_property):
