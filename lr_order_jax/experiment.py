@@ -43,7 +43,6 @@ from lr_order_jax.algorithm import NEVER, Status, TrainState, cause_of
 from lr_order_jax.checkpoint import (
     Checkpoints,
     NoCheckpoint,
-    arranged_like,
     by_path,
     digests,
     stored_steps,
@@ -298,10 +297,12 @@ class _Run:
     def fetch(self, names: Sequence[str] = TrainState._fields) -> None:
         """Brings these parts of the state of our columns on the devices to the host."""
 
-        def copy(kept, leaf):
-            kept[:, self.columns_here] = leaf
+        columns = self.columns_here
 
-        for name in names if self.columns_here else ():
+        def copy(kept, leaf):
+            kept[:, columns] = leaf
+
+        for name in names if columns else ():
             jax.tree.map(copy, getattr(self.kept, name), self.members.fetch(name))
 
     def take_steps(self, count: int) -> None:
@@ -531,14 +532,20 @@ class _Run:
             results.write_results(dataset, self.workdir / "results.nc")
             self.records_before = 0
 
-    def take_up_results(self, dataset) -> None:
+    def take_up_results(self) -> None:
         """Counts the records of the results that are there; writes them if a run was killed between
-        its checkpoint and them, or lost them."""
-        if (path := self.workdir / "results.nc").exists():
+        its checkpoint and them, or lost them. Waits for the others."""
+
+        def count():
             stored = directory.results_of(self.workdir, self.spec)
             self.records_before = results.count_records(stored)
+
+        path = self.workdir / "results.nc"
+        if processes.json_of_first(path.exists()):
+            processes.first_does(count)
         else:
-            results.write_results(dataset, path)
+            dataset = self.dataset()
+            processes.first_does(lambda: results.write_results(dataset, path))
 
     def _write_checkpoint(
         self, checkpoints: Checkpoints | None, tree: dict[str, Any], for_good: bool
@@ -585,11 +592,13 @@ class _Run:
     def take_tree(self, tree: dict[str, Any] | None) -> None:
         """Takes up what was stored, as the first process has it; None in the others. Waits for
         them."""
-        stored = self.tree() if tree is None else tree
-        for name in self.kept._fields:
-            jax.tree.map(self.part.scatter, getattr(self.kept, name), stored[name])
-        self.history = {name: processes.of_first(stored["history"][name]) for name in self.history}
-        self.next_record = processes.of_first(stored["next_record"])
+        ours, of_state = by_path(self.tree()), by_path(self.kept)
+        stored = ours if tree is None else by_path(tree)
+        for path, leaf in ours.items():
+            if path in of_state:
+                self.part.scatter(leaf, stored[path])
+            else:
+                leaf[...] = processes.of_first(stored[path])
         self.share_places()
 
     def restore(self, checkpoints: Checkpoints | None) -> bool:
@@ -638,7 +647,7 @@ class _Run:
                 f"{checkpoints.directory}: its checkpoints are of another version of "
                 "lr_order_jax; give a new --workdir"
             )
-        return arranged_like(self.tree(), tree), meta
+        return tree, meta
 
     def open_metrics(self) -> None:
         """Cuts metrics.jsonl back to the lines of the present state, or writes all of them again
@@ -853,8 +862,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
                 processes.first_does(lambda: directory.write_config(workdir, run_spec, audit))
             processes.first_does(this.open_metrics)
             if resumed:
-                dataset = this.dataset()
-                processes.first_does(lambda: this.take_up_results(dataset))
+                this.take_up_results()
             this.announce(resumed)
             signals.check()
             if not resumed:

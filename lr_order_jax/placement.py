@@ -179,8 +179,8 @@ class _Blocks:
     """The data and keys of a sheet in blocks of seeds, `together` of each device, which are arrays
     of their own and take their steps one block after the other: lists, an entry a block."""
 
-    def __init__(self, sheet: _Sheet, problem: Problem, grid: Grid, together: int):
-        self.rows = sheet.parts[0] * together
+    def __init__(self, problem: Problem, grid: Grid, sheet: _Sheet, together: int):
+        self.sheet, self.rows = sheet, sheet.parts[0] * together
         starts = range(0, sheet.padded(len(grid.seeds), 1)[0], self.rows)
         self.slices = slices = [slice(start, start + self.rows) for start in starts]
 
@@ -214,7 +214,8 @@ class Stacked:
         self.problem, self.grid, self.driving, self.mapping = problem, grid, driving, mapping
         self.devices, self.axis = devices, functools.partial(members_axis, mapping)
         self._sheet_of = functools.cache(functools.partial(_Sheet, self))
-        self._lies: tuple[_Sheet, int] | None = None  # and how many seeds of a device together
+        blocks = functools.partial(_Blocks, problem, grid)
+        self._blocks_of = functools.lru_cache(maxsize=1)(blocks)  # the data are there once
         self._evaluate = engine.make_evaluate(problem, driving)
 
     def _of_member(self, tree: PyTree, s, h) -> PyTree:
@@ -250,10 +251,8 @@ class Stacked:
         self._state, self._hypers, self._columns = [], [], len(columns)
         if not columns:
             return
-        layout = self._layout(state, len(columns))
-        if layout != self._lies:
-            self._lies, (self._sheet, together) = layout, layout
-            self._blocks = _Blocks(self._sheet, self.problem, self.grid, together)
+        self._blocks = self._blocks_of(*self._layout(state, len(columns)))
+        self._sheet = self._blocks.sheet
         seeds, count = self.grid.shape[0], len(columns)
         all_seeds, all_columns = self._sheet.padded(seeds, count)
         rows = np.minimum(np.arange(all_seeds), seeds - 1)
