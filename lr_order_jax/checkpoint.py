@@ -2,8 +2,9 @@
 
 A checkpoint is a tree of arrays (the state of all members, the history and the host's counters)
 and a small JSON object. Orbax restores a flipped bit or a truncated directory without complaint, so
-each leaf's digest stands in the JSON and is compared on restore, newest checkpoint first. This is
-the only module that imports Orbax.
+each leaf's digest stands in the JSON and is compared on restore, newest checkpoint first. Several
+processes write one together, each its part of the state; each reads alone, whatever number wrote
+it. This is the only module that imports Orbax.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +22,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from lr_order_jax import files
+from lr_order_jax import files, parts, processes
 from lr_order_jax.fields import in_one_line
+from lr_order_jax.parts import Part
 
 PyTree = Any
+Keep = Callable[[str, np.ndarray], np.ndarray]
 
 
 class NoCheckpoint(LookupError):
@@ -57,32 +60,68 @@ def digests(tree: PyTree) -> dict[str, str]:
     def digest(leaf) -> str:
         array = np.ascontiguousarray(leaf)
         head = f"{array.dtype.str}{array.shape}".encode()
-        return hashlib.blake2b(head + array.tobytes(), digest_size=16).hexdigest()
+        return _hash(head + array.tobytes())
 
     return {path: digest(leaf) for path, leaf in by_path(tree).items()}
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """That this process does not wait for others: one of them has them all, see `processes`."""
-    index = jax.process_index()
-    several = jax.process_count() > 1
-    return ocp.options.MultiprocessingOptions(
-        primary_host=index, active_processes={index} if several else None
-    )
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _digests_of_blocks(tree: PyTree) -> dict[str, str]:
+    """The same for leaves that are cut into blocks, one a process: of the digests of the blocks,
+    of which each process has its own. Waits for the others."""
+    ours = digests(tree)
+    rows = np.zeros((jax.process_count(), len(ours), 32), np.uint8)
+    for i, digest in enumerate(ours.values()):
+        rows[jax.process_index(), i] = np.frombuffer(digest.encode(), np.uint8)
+    rows = processes.total(rows)
+    return {path: _hash(rows[:, i].tobytes()) for i, path in enumerate(ours)}
+
+
+def _whole(leaf: np.ndarray, blocks: dict[str, Any]) -> tuple[str, np.ndarray]:
+    """The digest of a leaf that was written in blocks, and the leaf (S, H, ...) of all members."""
+    of_process = np.split(leaf, blocks["processes"])
+    digest = _hash("".join(digests(block)[""] for block in of_process).encode())
+    return digest, parts.joined(of_process, tuple(blocks["shape"]), tuple(blocks["ways"]))
+
+
+def _nested(leaves: Mapping[str, Any]) -> PyTree:
+    """Nested dicts of leaves that are named by their paths."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *folders, name = path.split("/")
+        folder = tree
+        for key in folders:
+            folder = folder.setdefault(key, {})
+        folder[name] = leaf
+    return tree
 
 
 class Checkpoints:
     """The checkpoints in a directory: the newest few, and those kept for good.
 
-    A host resource: `close` it. Of several processes only one has it.
+    A host resource: `close` it. Of several processes all have it to write, each by itself to read.
+
+    Args:
+      kept: steps of those that are kept for good so far, see the metadata of each.
     """
 
-    def __init__(self, directory: str | os.PathLike, newest: int = 3, read_only: bool = False):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        newest: int = 3,
+        kept: Sequence[int] = (),
+        read_only: bool = False,
+    ):
         self.directory = pathlib.Path(directory).resolve()
         self._newest, self._doomed = newest, self.directory / "deleted"
-        self._kept: set[int] = set()  # steps kept for good; stands in each checkpoint's metadata
+        self._kept, index = set(kept), jax.process_index()
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
+        alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+        is_alone = read_only and jax.process_count() > 1
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self,
             enable_async_checkpointing=False,
@@ -92,11 +131,15 @@ class Checkpoints:
             todelete_subdir=None if read_only else self._doomed.name,
             save_interval_steps=0 if read_only else 1,
             read_only=read_only,
-            multiprocessing_options=_alone(),
+            **({"multiprocessing_options": alone} if is_alone else {}),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         if not read_only:
-            shutil.rmtree(self._doomed, ignore_errors=True)  # of a run that was killed
+            self._remove_doomed()  # of a run that was killed
+
+    def _remove_doomed(self) -> None:
+        if processes.is_first():
+            shutil.rmtree(self._doomed, ignore_errors=True)
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         """Which checkpoints (oldest first) stay: Orbax asks after each save."""
@@ -110,22 +153,37 @@ class Checkpoints:
         """Steps of the stored checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, tree: PyTree, meta: dict, for_good: bool = False) -> None:
+    def save(
+        self, step: int, tree: PyTree, meta: dict, for_good: bool = False, part: Part | None = None
+    ) -> None:
         """Stores a tree of nested dicts of NumPy arrays and a JSON object under a step.
 
-        A checkpoint of that step which is there already is the same one: nothing is written.
+        A checkpoint of that step which is there already is the same one: nothing is written. All
+        processes have to save; NumPy arrays and the JSON object are those of the first one.
+
+        Args:
+          for_good: it is never deleted.
+          part: of the members, that of this process, of which it gave blocks: `Part.as_block`.
 
         Raises:
-          OSError: if it cannot be written, as where the disk is full.
+          OSError: if it cannot be written, as where the disk is full. The other processes may not
+            know of it: see `processes.leave`.
         """
         if for_good:
             self._kept.add(step)
         if step in self._manager.all_steps():
             return
-        meta = {**meta, "kept": sorted(self._kept), "digests": digests(tree)}
+        arrays, blocks = by_path(tree), {}
+        if part is not None:
+            for path in [path for path, leaf in arrays.items() if isinstance(leaf, jax.Array)]:
+                blocks[path] = arrays.pop(path).addressable_data(0)
+            told = {"processes": jax.process_count(), "leaves": list(blocks)}
+            meta = {**meta, "blocks": {**told, "shape": part.shape, "ways": part.ways}}
+        found = {**digests(arrays), **_digests_of_blocks(blocks)}
+        meta = {**meta, "kept": sorted(self._kept), "digests": found}
         sealed = {"meta": meta, "seal": files.seal(meta)}
         arguments = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(sealed)
+            arrays=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(sealed)
         )
         try:
             self._manager.save(step, args=arguments, force=True)
@@ -133,41 +191,64 @@ class Checkpoints:
             if (number := files.errno_of(error)) is None:
                 raise
             raise OSError(number, os.strerror(number), str(self.directory)) from error
-        shutil.rmtree(self._doomed, ignore_errors=True)
+        self._remove_doomed()
 
-    def restore(self, step: int) -> tuple[PyTree, dict]:
+    def restore(self, step: int, keep: Keep = lambda path, leaf: leaf) -> tuple[PyTree, dict]:
         """The tree and the JSON object of a step, checked against their digests.
+
+        Args:
+          keep: (path, leaf of all members) -> what of it is to be in the tree. Of several processes
+            each has one whole leaf at a time.
 
         Raises:
           ValueError: if the checkpoint is damaged; the message says how.
           OSError: if it cannot be read now, which says nothing about the checkpoint.
         """
-        arguments = ocp.args.Composite(
-            arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()
-        )
+        with self._reading(step):
+            sealed = self._restored(step, meta=ocp.args.JsonRestore()).meta
+            meta, seal = sealed["meta"], sealed["seal"]
+        if files.seal(meta) != seal:
+            raise ValueError("its metadata do not match their checksum")
+        if meta.get("step", step) != step:
+            raise ValueError(f"it is the checkpoint of step {meta['step']}, under another name")
+        told = {_plain(path): digest for path, digest in meta["digests"].items()}
+        blocks = meta.get("blocks", {"leaves": ()})
+        found = {}
+        for paths in [[path] for path in told] if jax.process_count() > 1 else [list(told)]:
+            with self._reading(step):
+                asked = _nested(dict.fromkeys(paths, ocp.RestoreArgs(restore_type=np.ndarray)))
+                arguments = ocp.args.PyTreeRestore(asked, asked, partial_restore=True)
+                leaves = by_path(self._restored(step, arrays=arguments).arrays)
+                arrays = {path: np.asarray(leaves[path]) for path in paths}
+            for path, leaf in arrays.items():
+                if path in blocks["leaves"]:
+                    digest, leaf = _whole(leaf, blocks)
+                else:
+                    digest = digests(leaf)[""]
+                if digest != told[path]:
+                    raise ValueError(f"array {path} does not match its checksum")
+                found[path] = keep(path, leaf)
+        return _nested(found), meta
+
+    def _restored(self, step: int, **items: Any) -> Any:
+        return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """What Orbax or TensorStore raise becomes what `restore` raises."""
         try:
-            restored = self._manager.restore(step, args=arguments)
-            meta, seal = restored.meta["meta"], restored.meta["seal"]
-            tree = jax.tree.map(np.asarray, restored.arrays)
-        except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
+            yield
+        except Exception as error:  # whatever a damaged file makes them raise
             if files.is_of_the_machine(error):
                 if (number := files.errno_of(error)) is None:
                     raise
                 reason = f"{os.strerror(number)} (if it stays so, move this checkpoint away)"
                 raise OSError(number, reason, str(self.directory / str(step))) from error
             raise ValueError(f"cannot be read ({in_one_line(error)})") from error
-        if files.seal(meta) != seal:
-            raise ValueError("its metadata do not match their checksum")
-        if meta.get("step", step) != step:
-            raise ValueError(f"it is the checkpoint of step {meta['step']}, under another name")
-        found = digests(tree)
-        told = {_plain(path): digest for path, digest in meta["digests"].items()}
-        for path in sorted(set(found) | set(told)):
-            if found.get(path) != told.get(path):
-                raise ValueError(f"array {path} does not match its checksum")
-        return tree, meta
 
-    def restore_latest(self, say: Callable[[str], None]) -> tuple[PyTree, dict]:
+    def restore_latest(
+        self, say: Callable[[str], None], keep: Keep = lambda path, leaf: leaf
+    ) -> tuple[PyTree, dict]:
         """The newest checkpoint that is whole; newer, damaged ones are set aside, which is said.
 
         Raises:
@@ -178,14 +259,13 @@ class Checkpoints:
         damaged: dict[int, ValueError] = {}
         for step in reversed(self.steps()):
             try:
-                found = self.restore(step)
+                found = self.restore(step, keep)
             except ValueError as error:
                 damaged[step] = error
                 continue
             for bad, reason in damaged.items():
                 aside = self._set_aside(bad)
                 say(f"checkpoint of step {bad}: {reason}; moved to {aside}, using step {step}")
-            self._kept = set(found[1].get("kept", ()))
             return found
         if damaged:
             told = "; ".join(f"step {step} {reason}" for step, reason in damaged.items())

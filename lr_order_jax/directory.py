@@ -9,13 +9,14 @@ import pathlib
 import platform
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import xarray as xr
 
-from lr_order_jax import __version__, files, results
+from lr_order_jax import __version__, files, processes, results
 from lr_order_jax.fields import ConfigError
 from lr_order_jax.progress import say
 from lr_order_jax.spec import Spec, Study, difference, digest
@@ -63,6 +64,8 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
             raise ConfigError(f"--workdir={workdir}: is in use by a live run") from None
         except OSError as error:  # some mounted file systems know no locks
             say(f"{workdir}: cannot be locked ({error.strerror}); start no second run there")
+        lock.write(f"{platform.node()} {os.getpid()} {time.time_ns()}\n")
+        lock.flush()
         try:
             yield
         except Exception:
@@ -73,6 +76,38 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
                     (workdir / ".lock").unlink()
                     workdir.rmdir()
             raise
+
+
+SEEN_WITHIN = 30
+"""Seconds after which a file that one host has written is seen by all."""
+
+
+def must_be_common(workdir: pathlib.Path) -> None:
+    """Refuses a directory that is not the same one for all processes. Waits for the others.
+
+    Raises:
+      ConfigError: in the first of the processes that do not see the lock which `held` has made.
+      Elsewhere: in the others.
+    """
+
+    def read() -> str | None:
+        with contextlib.suppress(OSError):
+            return (workdir / ".lock").read_text()
+        return None
+
+    token = processes.json_of_first(processes.first_does(read))
+
+    def look() -> None:
+        deadline = time.monotonic() + SEEN_WITHIN
+        while read() != token:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"--workdir={workdir}: process {jax.process_index()} does not see what process "
+                    "0 writes there; must be a directory that all hosts share"
+                )
+            time.sleep(0.1)
+
+    processes.all_do(look)
 
 
 def read_whole_config(workdir: pathlib.Path) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from lr_order_jax.checkpoint import (
     NoCheckpoint,
     by_path,
     digests,
+    reading,
     stored_steps,
 )
 from lr_order_jax.fields import ConfigError
@@ -137,9 +138,6 @@ class _Run:
         self.metrics_bytes = 0  # length of metrics.jsonl that belongs to this state
         self.metrics_digest: str | None = None  # of that, as the newest checkpoint has it
         self.kept: Any = sweep.init_state(self.problem, ours)  # of our part, as last fetched
-        if processes.are_several() and processes.is_first():
-            what = "the state of all members, which this process writes"
-            memory.refuse_beyond(memory.free_on_host(), self.written_bytes, what)
         # Of all members, see `share_places`.
         self.phase = self.phase_counts = self.status = np.zeros(0, np.int32)
         self.columns: list[int] = []  # those on the devices
@@ -224,19 +222,19 @@ class _Run:
         return memory.size_of(self.kept) / self.kept.status.size
 
     @property
-    def written_bytes(self) -> int:
-        """What the first process takes on its host for the state of all members, to write it."""
-        return int(memory.HOST_COPIES * self.member_bytes * math.prod(self.grid.shape))
+    def host_bytes(self) -> int:
+        """What this process takes on its host for the state of its members, to write it."""
+        return memory.HOST_COPIES * memory.size_of(self.kept)
 
     def free_memory(self) -> int | None:
         """Bytes that each process can give to its devices; None if one does not know."""
         free = memory.free_on_device()
         if memory.devices_share_the_host():  # as do the processes that run on it
             host = zlib.crc32(platform.node().encode())
-            is_here = processes.gathered(host)[:, 0] == host
+            hosts, taken = processes.gathered(host, self.host_bytes).T
             if free is not None:
-                writes = self.written_bytes if is_here[0] else 0
-                free = max(0, free - writes) // int(is_here.sum())
+                is_here = hosts == host
+                free = max(0, free - int(taken[is_here].sum())) // int(is_here.sum())
         least = processes.gathered(-1 if free is None else free).min()
         return None if least == -1 else int(least)
 
@@ -508,19 +506,25 @@ class _Run:
             seed_values=self.seed_values,
         )
 
-    def save(self, checkpoints: Checkpoints | None, for_good: bool = False):
-        """Checkpoint first, then results: what a reader sees can be continued.
+    def save(self, checkpoints: Checkpoints, for_good: bool = False):
+        """Checkpoint first, then results: what a reader sees can be continued. All processes write
+        the checkpoint, each its part of the state; the first one writes the results.
 
         Args:
-          checkpoints: those of the first process.
           for_good: the checkpoint is never deleted.
 
         Returns:
           The results as written.
         """
         self.fetch()
-        tree = self.whole_tree()
-        processes.first_does(lambda: self._write_checkpoint(checkpoints, tree, for_good))
+        processes.first_does(self._sync_metrics)
+        meta = self.checkpoint_meta()
+        if processes.are_several():
+            blocks = jax.tree.map(self.part.as_block, self.kept._asdict())
+            tree = {**self.tree(), **blocks}
+            checkpoints.save(meta["step"], tree, meta, for_good, self.part)
+        else:
+            checkpoints.save(meta["step"], self.tree(), meta, for_good)
         dataset = self.dataset()
         processes.first_does(lambda: self._write_results(dataset))
         return dataset
@@ -547,14 +551,14 @@ class _Run:
             dataset = self.dataset()
             processes.first_does(lambda: results.write_results(dataset, path))
 
-    def _write_checkpoint(
-        self, checkpoints: Checkpoints | None, tree: dict[str, Any], for_good: bool
-    ) -> None:
-        assert checkpoints is not None
+    def _sync_metrics(self) -> None:
         with open(self.workdir / "metrics.jsonl", "rb+") as file:
             os.fsync(file.fileno())
         self.metrics_digest = self._digest_of_metrics()
-        meta: dict[str, Any] = {
+
+    def checkpoint_meta(self) -> dict[str, Any]:
+        """What stands in a checkpoint beside the arrays; that of the first process is written."""
+        return {
             "format": FORMAT,
             "step": self.steps_before + self.step,
             "steps_before": self.steps_before,
@@ -573,7 +577,6 @@ class _Run:
             "processes": jax.process_count(),
             "members": self.names_of_members(),
         }
-        checkpoints.save(meta["step"], tree, meta, for_good)
 
     def names_of_members(self) -> dict[str, list[Any]]:
         """Seeds, and values of the fields of each axis: whose numbers a checkpoint holds."""
@@ -585,30 +588,31 @@ class _Run:
         host = {"history": self.history, "next_record": self.next_record}
         return {**self.kept._asdict(), **host}
 
-    def whole_tree(self) -> dict[str, Any]:
-        """The same with the state of all members, for the first process. Waits for the others."""
-        return {**self.tree(), **jax.tree.map(self.part.gather_on_first, self.kept._asdict())}
+    def take_tree(self, tree: dict[str, Any]) -> None:
+        """Takes up what was stored, of the state our part."""
+        stored = by_path(tree)
+        for path, leaf in by_path(self.tree()).items():
+            leaf[...] = stored[path]
 
-    def take_tree(self, tree: dict[str, Any] | None) -> None:
-        """Takes up what was stored, as the first process has it; None in the others. Waits for
-        them."""
-        ours, of_state = by_path(self.tree()), by_path(self.kept)
-        stored = ours if tree is None else by_path(tree)
-        for path, leaf in ours.items():
-            if path in of_state:
-                self.part.scatter(leaf, stored[path])
-            else:
-                leaf[...] = processes.of_first(stored[path])
-        self.share_places()
+    def restore(self) -> list[int] | None:
+        """Continues from the newest whole checkpoint, which the first process finds. Waits for the
+        others.
 
-    def restore(self, checkpoints: Checkpoints | None) -> bool:
-        """Continues from the newest whole checkpoint of the first process; False if there is
-        none."""
-        stored = processes.first_does(lambda: self._read_checkpoint(checkpoints))
-        tree, meta = stored or (None, None)
-        if (meta := processes.json_of_first(meta)) is None:
-            return False
+        Returns:
+          Steps of the checkpoints that are kept for good; None if there is no checkpoint.
+        """
+        found = processes.first_does(self._read_newest)
+        meta = processes.json_of_first(found and found[1])
+        if meta is None:
+            return None
+
+        def read():  # by all at once, each alone
+            with reading(self.workdir) as checkpoints:
+                return checkpoints.restore(meta["step"], self.keep_ours)
+
+        tree, _ = processes.all_do(lambda: found or read())
         self.take_tree(tree)
+        self.share_places()
         self.waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)
         self.at_once, self.kept_at = meta.get("at_once"), meta.get("keep_at", [])
         self.step, self.target = meta["step"] - self.steps_before, meta["target"]
@@ -616,36 +620,43 @@ class _Run:
         self.metrics_digest = meta.get("metrics_digest")
         self.refuse_too_few_devices(meta)
         self.put_columns(meta["columns"])
-        return True
+        return meta.get("kept", [])
 
-    def _read_checkpoint(self, checkpoints: Checkpoints | None) -> tuple[dict, dict] | None:
-        """The tree and metadata of the newest whole one; None if there is none."""
-        assert checkpoints is not None
+    def keep_ours(self, path: str, leaf: np.ndarray) -> np.ndarray:
+        """Of a stored leaf of the state, (S, H, ...), our part; any other leaf as it is."""
+        is_state = path.partition("/")[0] in TrainState._fields
+        if not is_state or leaf.shape[:2] != self.grid.shape:  # of other members: is refused
+            return leaf
+        return leaf[self.part.rows, self.part.columns]
+
+    def _read_newest(self) -> tuple[dict, dict] | None:
+        """The tree and metadata of the newest whole checkpoint; None if there is none."""
         try:
-            tree, meta = checkpoints.restore_latest(say)
+            with reading(self.workdir) as checkpoints:
+                tree, meta = checkpoints.restore_latest(say, self.keep_ours)
         except NoCheckpoint:
             return None
         except ValueError as error:
             raise ConfigError(f"{error}; give a new --workdir") from None
-        if told := spec.difference(meta.get("what", {}), self.spec.what):
-            raise ConfigError(f"{checkpoints.directory}: belongs to another config: {told}")
+        told = f"{checkpoints.directory}: "
+        if difference := spec.difference(meta.get("what", {}), self.spec.what):
+            raise ConfigError(f"{told}belongs to another config: {difference}")
         members = self.names_of_members()
-        if told := spec.difference(meta.get("members", members), members):  # the first had none
-            raise ConfigError(f"{checkpoints.directory}: holds other members: {told}")
+        if difference := spec.difference(meta.get("members", members), members):  # not in the first
+            raise ConfigError(f"{told}holds other members: {difference}")
         if meta.get("data", self.digests_of_data) != self.digests_of_data:
             raise ConfigError(
-                f"{checkpoints.directory}: its data set holds other numbers than the one that is "
-                "read now; restore that or give a new --workdir"
+                f"{told}its data set holds other numbers than the one that is read now; restore "
+                "that or give a new --workdir"
             )
-        stored = {path: (leaf.shape, leaf.dtype) for path, leaf in by_path(tree).items()}
-        ours = {
-            path: ((*self.grid.shape, *leaf.shape[2:]), leaf.dtype)
-            for path, leaf in by_path(self.tree()).items()
-        }
+        stored, ours = (
+            {path: (leaf.shape, leaf.dtype) for path, leaf in by_path(each).items()}
+            for each in (tree, self.tree())
+        )
         if meta.get("format") != FORMAT or stored != ours:
             raise ConfigError(
-                f"{checkpoints.directory}: its checkpoints are of another version of "
-                "lr_order_jax; give a new --workdir"
+                f"{told}its checkpoints are of another version of lr_order_jax; give a new "
+                "--workdir"
             )
         return tree, meta
 
@@ -694,7 +705,7 @@ class _Run:
 
     # The loop.
 
-    def loop(self, checkpoints: Checkpoints | None, signals: Signals) -> None:
+    def loop(self, checkpoints: Checkpoints, signals: Signals) -> None:
         """Runs until every member has ended.
 
         Raises:
@@ -845,17 +856,18 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
         raise ConfigError("config.distributed = True: call lr_order_jax.processes.join() before")
     _check_names(run_spec.problem)
     with processes.first_holds(directory.held(workdir)):
+        directory.must_be_common(workdir)
         processes.first_does(lambda: _check_directory(workdir, run_spec))
         this = processes.all_do(lambda: _Run(run_spec, workdir))
         this.share_places()
         if processes.are_several():
             processes.must_agree(digests(this.grid.data._asdict()), "the data")
         signals.check()  # nothing is there to save yet
-        checkpoints = processes.first_does(lambda: Checkpoints(workdir / "checkpoints"))
+        kept = this.restore()
+        if not (resumed := kept is not None):
+            this.start_group(range(this.grid.shape[1]))
+        checkpoints = Checkpoints(workdir / "checkpoints", kept=kept or ())
         try:
-            resumed = this.restore(checkpoints)
-            if not resumed:
-                this.start_group(range(this.grid.shape[1]))
             is_told = processes.json_of_first((workdir / "config.json").exists())
             if not (resumed and is_told and this.ended.all()):
                 audit = this.audit()
@@ -873,8 +885,7 @@ def run(run_spec: spec.Spec, workdir: pathlib.Path, signals: Signals | None = No
             dataset = this.save(checkpoints)
             processes.first_does(this.drop_kept_metrics)
         finally:
-            if checkpoints is not None:
-                checkpoints.close()
+            checkpoints.close()
         names, folder = this.problem.figures, workdir / "figures"
         processes.first_does(lambda: figures.draw(dataset, names, folder))
         return dataset

@@ -1,13 +1,16 @@
 """Of several processes that run one program each holds a part of the grid of members.
 
-With one process the part is the grid, and the functions that wait for the others cost nothing.
+With one process the part is the grid, and the functions that wait for the others cost nothing. To
+be written the parts are blocks of global arrays, over a mesh of the processes.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lr_order_jax import processes
 from lr_order_jax.problem import Data
@@ -22,14 +25,33 @@ class Part:
 
     Attributes:
       shape: (S, H).
-      rows, columns: of those in the part.
-      is_copy: whether there are more processes than parts: this one holds what another one has.
+      ways: (a, b); the first part is the largest.
+      index: of the process.
     """
 
     shape: tuple[int, int]
-    rows: slice
-    columns: slice
-    is_copy: bool
+    ways: tuple[int, int]
+    index: int
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether there are more processes than parts: this one holds what another one has."""
+        return self.index >= self.ways[0] * self.ways[1]
+
+    @property
+    def rows(self) -> slice:
+        """Those of its seeds."""
+        return slice(self._way[0], None, self.ways[0])
+
+    @property
+    def columns(self) -> slice:
+        """Those of its members."""
+        return slice(self._way[1], None, self.ways[1])
+
+    @property
+    def _way(self) -> tuple[int, int]:
+        a, b = self.ways
+        return divmod(min(self.index, a * b - 1), b)
 
     def columns_in_part(self, columns: Sequence[int]) -> list[int]:
         """Those of these columns that it holds, counted within it."""
@@ -61,46 +83,40 @@ class Part:
             whole[self.rows, self.columns] = leaf
         return processes.total(whole)
 
-    def gather_on_first(self, leaf: np.ndarray) -> np.ndarray:
-        """The same for a large leaf, a seed at a time; (0, H, ...) in all but the first process.
-        Waits for the others."""
-        if jax.process_count() == 1:
-            return leaf
-        seeds, *shape = *self.shape, *leaf.shape[2:]
-        ours = {} if self.is_copy else self._by_seed(leaf)
-        whole = np.empty((seeds if processes.is_first() else 0, *shape), leaf.dtype)
-        for s in range(seeds):
-            row = np.zeros(shape, leaf.dtype)
-            if s in ours:
-                row[self.columns] = ours[s]
-            row = processes.total(row)
-            if processes.is_first():
-                whole[s] = row
-        return whole
+    def as_block(self, leaf: np.ndarray) -> jax.Array:
+        """A block of a global array, a block of each process: its part, (s, h, ...), with zeros up
+        to the size of the largest one. All processes have to make theirs."""
+        largest = [-(-size // k) for size, k in zip(self.shape, self.ways, strict=True)]
+        block = np.zeros((*largest, *leaf.shape[2:]), leaf.dtype)
+        if not self.is_copy:
+            block[: leaf.shape[0], : leaf.shape[1]] = leaf
+        sharding = NamedSharding(_mesh(), PartitionSpec("process"))
+        return jax.make_array_from_process_local_data(sharding, block)
 
-    def scatter(self, leaf: np.ndarray, whole: np.ndarray) -> None:
-        """Writes into a leaf (s, h, ...) what the first process has for all members, (S, H, ...), a
-        seed at a time. Waits for the others."""
-        ours = self._by_seed(leaf)
-        for s in range(self.shape[0]):
-            blank = np.zeros((self.shape[1], *leaf.shape[2:]), leaf.dtype)
-            row = processes.of_first(whole[s] if processes.is_first() else blank)
-            if s in ours:
-                ours[s][...] = row[self.columns]
 
-    def _by_seed(self, leaf: np.ndarray) -> Mapping[int, np.ndarray]:
-        """The rows of a leaf, by the index of their seeds."""
-        return dict(zip(range(self.shape[0])[self.rows], leaf, strict=True))
+@functools.cache
+def _mesh() -> Mesh:
+    """A CPU of each process, whatever trains its members: what is written lies on its host."""
+    first = [jax.local_devices(i, "cpu")[0] for i in range(jax.process_count())]
+    return Mesh(np.array(first), ("process",))
+
+
+def joined(blocks: Sequence[np.ndarray], shape: tuple[int, int], ways: tuple[int, int]):
+    """(S, H, ...): a leaf of all members from what `Part.as_block` has made of it."""
+    whole = np.empty((*shape, *blocks[0].shape[2:]), blocks[0].dtype)
+    for index, block in enumerate(blocks[: ways[0] * ways[1]]):
+        part = Part(shape, ways, index)
+        place = whole[part.rows, part.columns]
+        place[...] = block[: place.shape[0], : place.shape[1]]
+    return whole
 
 
 def part_of(shape: tuple[int, int], count: int, index: int) -> Part:
-    """The part of a grid (S, H) that process `index` of so many holds; the first one has the most.
+    """The part of a grid (S, H) that process `index` of so many holds.
 
     Examples:
         >>> part = part_of((5, 6), 4, 1)
         >>> part.rows, part.columns
         (slice(0, None, 2), slice(1, None, 2))
     """
-    a, b = spread(*shape, count)
-    i, j = divmod(min(index, a * b - 1), b)
-    return Part(shape, slice(i, None, a), slice(j, None, b), index >= a * b)
+    return Part(shape, spread(*shape, count), index)

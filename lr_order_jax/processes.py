@@ -234,12 +234,6 @@ def gathered(*numbers: float) -> np.ndarray:
     return total(rows)
 
 
-def of_first(tree: PyTree) -> PyTree:
-    """Host arrays as the first process has them; those of the others are of the same shapes. Waits
-    for the others."""
-    return total(tree if is_first() else jax.tree.map(np.zeros_like, tree))
-
-
 def json_of(process: int, value: Any) -> Any:
     """A JSON value as one process has it. Waits for the others."""
     if jax.process_count() == 1:

@@ -141,8 +141,8 @@ def test_checkpoints_kept_for_good_stay_also_after_a_restore(tmp_path):
     store(first, range(6), for_good=(0, 2))
     assert first.steps() == [0, 2, 4, 5]
     first.close()
-    second = Checkpoints(tmp_path / "checkpoints", newest=2)
-    second.restore_latest(print)
+    kept = checkpoint.restore(tmp_path)[1]["kept"]
+    second = Checkpoints(tmp_path / "checkpoints", newest=2, kept=kept)
     store(second, range(6, 9), for_good=(6,))
     assert second.steps() == [0, 2, 6, 7, 8]
     second.close()
