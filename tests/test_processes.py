@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import COMPILATION_CACHE, ROOT
 
-from lr_order_jax import processes, progress, results, verify
+from lr_order_jax import checkpoint, processes, progress, results, verify
 from lr_order_jax.algorithm import Status
 from lr_order_jax.fields import ConfigError
 
@@ -68,6 +69,11 @@ def test_the_numbers_are_those_of_one_process(tmp_path, record_property):
         for name, variable in wanted.data_vars.items():
             np.testing.assert_allclose(found[name], variable, rtol=RTOL, atol=ATOL, err_msg=name)
         assert len(lines_of(workdir)) == len(lines_of(tmp_path / "one"))
+        trees = (checkpoint.restore(at)[0] for at in (tmp_path / "one", workdir))
+        one, several = (checkpoint.by_path(tree) for tree in trees)
+        assert set(one) == set(several)
+        for path, leaf in one.items():
+            np.testing.assert_allclose(several[path], leaf, rtol=RTOL, atol=ATOL, err_msg=path)
         text = told(workdir)
         assert text[0].startswith(f"{count} processes are to join at 127.0.0.1:")
         assert text[1].startswith(f"process 0 of {count} (by JAX_COORDINATOR_ADDRESS")
@@ -191,6 +197,71 @@ started, run.start_group = run.start_group, start_group
     assert any("continuing at step" in line for line in told(workdir))
     for name, variable in wanted.data_vars.items():
         np.testing.assert_allclose(found[name], variable, rtol=RTOL, atol=ATOL, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_directory_that_is_not_common_is_refused(tmp_path):
+    """As where each host has a disk of its own."""
+    body = """
+from lr_order_jax import directory
+directory.SEEN_WITHIN = 1
+if os.environ["JAX_PROCESS_ID"] == "1":
+    (i,) = (i for i, word in enumerate(sys.argv) if word.startswith("--workdir="))
+    sys.argv[i] += "-of-another-host"
+"""
+    python, workdir = python_that(tmp_path, "apart", body), tmp_path / "run"
+    assert start(2, workdir, *SMOKE[:2], PYTHON=python).wait() == 2, told(workdir)
+    (line,) = (line for line in told(workdir) if "error" in line)
+    there = f"{workdir}-of-another-host"
+    assert line.startswith(f"process 1: error: --workdir={there}: process 1 does not see what")
+    assert line.endswith("must be a directory that all hosts share")
+    assert not workdir.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_cannot_write_its_part_ends_all(tmp_path, index):
+    """It tells why; what was saved before is whole, and the same command finishes."""
+    body = f"""
+import resource
+
+def save(this, *arguments, **keywords):
+    if this.step > 100 and jax.process_index() == {index}:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, 2**12))
+    return saved(this, *arguments, **keywords)
+
+saved, run.save = run.save, save
+"""
+    asked = (*SMOKE, "--config.keep_at=0.0,1.0")
+    wanted, workdir = finish(0, tmp_path / "one", *asked, devices=2), tmp_path / "run"
+    begin = time.monotonic()
+    python = python_that(tmp_path, "full", body)
+    assert start(2, workdir, *asked, PYTHON=python).wait() == 1, told(workdir)
+    assert time.monotonic() - begin < 90
+    (line,) = (line for line in told(workdir) if "File too large" in line)
+    assert line.startswith("process 1: error: " if index else "error: ")
+    assert line.endswith("the same command continues")
+    assert verify.verify(workdir).wrong == []
+    assert finish(2, workdir, *asked).identical(wanted)
+    assert any("continuing at step" in line for line in told(workdir))
+
+
+@pytest.mark.slow
+def test_a_part_that_is_damaged_is_found(tmp_path):
+    """A bit of what one of two processes wrote; the run goes on from the checkpoint before."""
+    asked = (*SMOKE, "--config.keep_at=0.0,1.0")
+    wanted, workdir = finish(2, tmp_path / "whole", *asked), tmp_path / "run"
+    shutil.copytree(tmp_path / "whole", workdir)
+    *_, newest = checkpoint.stored_steps(workdir)
+    damaged = [p for p in workdir.glob(f"checkpoints/{newest}/arrays/**/d/*")]
+    largest = max(damaged, key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    assert len(verify.verify(workdir).wrong) == 1
+    assert finish(2, workdir, *asked).identical(wanted)
+    assert any(f"checkpoint of step {newest}: array" in line for line in told(workdir))
 
 
 def when(workdir, pattern, seconds=120.0):
