@@ -5,8 +5,9 @@
 #   bash launch/tpu_vm.sh run --config=configs/sweep.py
 #   bash launch/tpu_vm.sh fetch                        the runs' directories, to ./runs
 #   bash launch/tpu_vm.sh delete                       the slice, which costs as long as it is there
-# `run` again, with the same arguments, continues. The first host has the files: fetch them before a
-# slice is deleted, and now and then from one that can be taken away (SPOT=1).
+# `run` again, with the same arguments, continues. Several hosts need a common directory for the runs: SHARE
+# is an NFS share in the slice's network (Filestore), as 10.0.0.2:/runs. Without it the one host has the files:
+# fetch them before a slice is deleted, and now and then from one that can be taken away (SPOT=1).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 name=${NAME:-lr-order-jax}
@@ -14,6 +15,7 @@ zone=${ZONE:-us-west4-a}
 accelerator=${ACCELERATOR:-v5litepod-8}
 runtime=${RUNTIME:-v2-alpha-tpuv5-lite}
 spot=${SPOT:-}
+share=${SHARE:-} # unset: the disk of the only host
 
 tpus() { gcloud compute tpus "$@" --zone="$zone"; }
 
@@ -40,6 +42,10 @@ run)
     python3 -m pip install --quiet --user uv &&
     { [ -d .venv ] || ~/.local/bin/uv venv --quiet --python 3.12 .venv; } &&
     ~/.local/bin/uv pip install --quiet --python .venv/bin/python -r requirements.txt "jax[tpu]"'
+  if [ "$share" ]; then
+    everywhere "cd lr_order_jax && mkdir -p runs && { mountpoint -q runs || {
+      sudo apt-get install -qq -y nfs-common && sudo mount -t nfs $(printf '%q' "$share") runs && sudo chown \$USER runs; }; }"
+  fi
   everywhere "cd lr_order_jax && .venv/bin/python -m lr_order_jax.main$(printf ' %q' "$@" --config.distributed=true)"
   ;;
 fetch)

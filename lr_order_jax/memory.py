@@ -13,8 +13,8 @@ SHARE = 0.8
 """Of the memory that is free a sweep takes at most this share."""
 
 HOST_COPIES = 3
-"""Of the state of all members: the one kept on the host, and those made while a checkpoint is
-written."""
+"""Of the state of a process's members: the one kept on its host, and those made while a checkpoint
+is written."""
 
 
 def size_of(tree: Any) -> int:

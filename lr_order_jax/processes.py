@@ -138,6 +138,12 @@ def join() -> None:
         ) from None
     if not is_first():
         progress.keep_quiet(f"process {jax.process_index()}")
+    try:
+        jax.local_devices(backend="cpu")
+    except RuntimeError:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        told = f"leaves out the CPU, by which checkpoints are written; must be {asked},cpu"
+        raise ConfigError(f"config.distributed = True: JAX_PLATFORMS={asked}: {told}") from None
     how = "by " + ", ".join(OURS) if settings else "detected by JAX"
     counts = [len(jax.local_devices(i)) for i in range(jax.process_count())]
     say(

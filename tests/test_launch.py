@@ -361,6 +361,10 @@ def test_all_workers_of_a_slice_run_one_command(clone):
         rf".venv/bin/{MAIN} --config=configs/sweep.py --workdir=a\ b --config.distributed=true "
         "--zone=us-west4-a"
     )
+    told = on_tpu(clone, "run", "--config=configs/sweep.py", SHARE="10.0.0.2:/runs")
+    mount = "sudo mount -t nfs 10.0.0.2:/runs runs && sudo chown $USER runs"
+    assert mount in told
+    assert told.index(mount) < told.index("lr_order_jax.main --config=configs/sweep.py")
     fetched = f"{TPUS} tpu-vm scp --recurse lr-order-jax:lr_order_jax/runs . --worker=0"
     assert on_tpu(clone, "fetch").startswith(fetched)
 
