@@ -142,8 +142,10 @@ def join() -> None:
         jax.local_devices(backend="cpu")
     except RuntimeError:
         asked = os.environ.get("JAX_PLATFORMS", "")
-        told = f"leaves out the CPU, by which checkpoints are written; must be {asked},cpu"
-        raise ConfigError(f"config.distributed = True: JAX_PLATFORMS={asked}: {told}") from None
+        raise ConfigError(
+            f"config.distributed = True: JAX_PLATFORMS={asked}: leaves out the CPU, by which "
+            f"checkpoints are written; must be {asked},cpu"
+        ) from None
     how = "by " + ", ".join(OURS) if settings else "detected by JAX"
     counts = [len(jax.local_devices(i)) for i in range(jax.process_count())]
     say(
