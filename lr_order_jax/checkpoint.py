@@ -120,8 +120,9 @@ class Checkpoints:
         self._kept, index = set(kept), jax.process_index()
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
-        alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
-        is_alone = read_only and jax.process_count() > 1
+        waits_for = ocp.options.MultiprocessingOptions()  # all of them
+        if read_only and jax.process_count() > 1:
+            waits_for.primary_host, waits_for.active_processes = index, {index}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self,
             enable_async_checkpointing=False,
@@ -131,7 +132,7 @@ class Checkpoints:
             todelete_subdir=None if read_only else self._doomed.name,
             save_interval_steps=0 if read_only else 1,
             read_only=read_only,
-            **({"multiprocessing_options": alone} if is_alone else {}),
+            multiprocessing_options=waits_for,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         if not read_only:

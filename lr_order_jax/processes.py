@@ -2,9 +2,9 @@
 
 Each holds and trains a part of the grid of members, on devices of its own. All of them run the same
 host loop: where members stand and what is recorded is known to all, so they take the same
-decisions. The first process alone reads and writes the files and tells what happens. Functions that
-wait for the others say so: all processes must call them in the same order. With one process they
-cost nothing.
+decisions. The first process alone tells what happens and writes the files, but for checkpoints, of
+which each writes its part, see `checkpoint`. Functions that wait for the others say so: all
+processes must call them in the same order. With one process they cost nothing.
 """
 
 import contextlib
@@ -207,7 +207,7 @@ def leave(status: int) -> NoReturn:
 
 
 def is_first() -> bool:
-    """Whether this process reads and writes the files and talks."""
+    """Whether this process writes the files that are not written by all, and talks."""
     return jax.process_index() == 0
 
 
