@@ -65,7 +65,8 @@ while [ ${#running[@]} -gt 0 ]; do
     wait "$pid" || ended=$?
     if [ "$ended" != 0 ]; then
       told="$told${told:+, }process ${running[$pid]} with status $ended"
-      if [ "$status" = 0 ]; then status=$ended; fi
+      # JAX aborts (134) those that wait for one that has failed, which tells why.
+      if [ "$status" = 0 ] || [ "$status" = 134 ]; then status=$ended; fi
       if [ "${running[$pid]}" = 0 ]; then of_first=$ended; fi
       since=${since:-$SECONDS}
     fi

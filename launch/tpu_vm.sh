@@ -44,7 +44,7 @@ run)
     ~/.local/bin/uv pip install --quiet --python .venv/bin/python -r requirements.txt "jax[tpu]"'
   if [ "$share" ]; then
     everywhere "cd lr_order_jax && mkdir -p runs && { mountpoint -q runs || {
-      sudo apt-get install -qq -y nfs-common && sudo mount -t nfs $(printf '%q' "$share") runs && sudo chown \$USER runs; }; }"
+      sudo apt-get install -qq -y nfs-common && sudo mount -t nfs $(printf '%q' "$share") runs && sudo chmod 1777 runs; }; }"
   fi
   everywhere "cd lr_order_jax && .venv/bin/python -m lr_order_jax.main$(printf ' %q' "$@" --config.distributed=true)"
   ;;

@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -57,16 +57,19 @@ def _plain(path: str) -> str:
 def digests(tree: PyTree) -> dict[str, str]:
     """A digest of each leaf's type, shape and bytes, by its path."""
 
-    def digest(leaf) -> str:
-        array = np.ascontiguousarray(leaf)
-        head = f"{array.dtype.str}{array.shape}".encode()
-        return _hash(head + array.tobytes())
-
-    return {path: digest(leaf) for path, leaf in by_path(tree).items()}
+    return {path: _digest(leaf) for path, leaf in by_path(tree).items()}
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+def _digest(leaf) -> str:
+    array = np.ascontiguousarray(leaf)
+    return _hash(f"{array.dtype.str}{array.shape}".encode(), array.reshape(-1).view(np.uint8).data)
+
+
+def _hash(*pieces) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
 
 
 def _digests_of_blocks(tree: PyTree) -> dict[str, str]:
@@ -83,20 +86,8 @@ def _digests_of_blocks(tree: PyTree) -> dict[str, str]:
 def _whole(leaf: np.ndarray, blocks: dict[str, Any]) -> tuple[str, np.ndarray]:
     """The digest of a leaf that was written in blocks, and the leaf (S, H, ...) of all members."""
     of_process = np.split(leaf, blocks["processes"])
-    digest = _hash("".join(digests(block)[""] for block in of_process).encode())
+    digest = _hash("".join(map(_digest, of_process)).encode())
     return digest, parts.joined(of_process, tuple(blocks["shape"]), tuple(blocks["ways"]))
-
-
-def _nested(leaves: Mapping[str, Any]) -> PyTree:
-    """Nested dicts of leaves that are named by their paths."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        folder = tree
-        for key in folders:
-            folder = folder.setdefault(key, {})
-        folder[name] = leaf
-    return tree
 
 
 class Checkpoints:
@@ -134,7 +125,13 @@ class Checkpoints:
             read_only=read_only,
             multiprocessing_options=waits_for,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        handlers = {
+            "arrays": ocp.PyTreeCheckpointHandler(multiprocessing_options=waits_for),
+            "meta": ocp.JsonCheckpointHandler(multiprocessing_options=waits_for),
+        }
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_handlers=handlers
+        )
         if not read_only:
             self._remove_doomed()  # of a run that was killed
 
@@ -157,14 +154,16 @@ class Checkpoints:
     def save(
         self, step: int, tree: PyTree, meta: dict, for_good: bool = False, part: Part | None = None
     ) -> None:
-        """Stores a tree of nested dicts of NumPy arrays and a JSON object under a step.
+        """Stores a tree of NumPy arrays and a JSON object under a step.
 
         A checkpoint of that step which is there already is the same one: nothing is written. All
-        processes have to save; NumPy arrays and the JSON object are those of the first one.
+        processes have to save; NumPy arrays and the JSON object are those of the first one. Waits
+        for them.
 
         Args:
           for_good: it is never deleted.
-          part: of the members, that of this process, of which it gave blocks: `Part.as_block`.
+          part: of the members, that of this process; the leaves of the state are global arrays
+            then, to which each process gave its block: `Part.as_block`.
 
         Raises:
           OSError: if it cannot be written, as where the disk is full. The other processes may not
@@ -172,7 +171,7 @@ class Checkpoints:
         """
         if for_good:
             self._kept.add(step)
-        if step in self._manager.all_steps():
+        if processes.json_of_first(step in self.steps()):
             return
         arrays, blocks = by_path(tree), {}
         if part is not None:
@@ -199,7 +198,7 @@ class Checkpoints:
 
         Args:
           keep: (path, leaf of all members) -> what of it is to be in the tree. Of several processes
-            each has one whole leaf at a time.
+            each reads one leaf at a time.
 
         Raises:
           ValueError: if the checkpoint is damaged; the message says how.
@@ -213,23 +212,36 @@ class Checkpoints:
         if meta.get("step", step) != step:
             raise ValueError(f"it is the checkpoint of step {meta['step']}, under another name")
         told = {_plain(path): digest for path, digest in meta["digests"].items()}
-        blocks = meta.get("blocks", {"leaves": ()})
-        found = {}
-        for paths in [[path] for path in told] if jax.process_count() > 1 else [list(told)]:
+        with self._reading(step):
+            metadata = self._manager.item_metadata(step)
+            numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+            asked = jax.tree.map(lambda _: numpy, metadata.arrays.tree)
+        paths, structure = list(by_path(asked)), jax.tree.structure(asked)
+        if other := set(paths) ^ set(told):
+            raise ValueError(f"array {min(other)} does not match its checksum")
+        kept: dict[str, np.ndarray] = {}
+        at_once = [[path] for path in paths] if jax.process_count() > 1 else [paths]
+        for some in at_once:
             with self._reading(step):
-                asked = _nested(dict.fromkeys(paths, ocp.RestoreArgs(restore_type=np.ndarray)))
-                arguments = ocp.args.PyTreeRestore(asked, asked, partial_restore=True)
-                leaves = by_path(self._restored(step, arrays=arguments).arrays)
-                arrays = {path: np.asarray(leaves[path]) for path in paths}
-            for path, leaf in arrays.items():
-                if path in blocks["leaves"]:
-                    digest, leaf = _whole(leaf, blocks)
-                else:
-                    digest = digests(leaf)[""]
-                if digest != told[path]:
-                    raise ValueError(f"array {path} does not match its checksum")
-                found[path] = keep(path, leaf)
-        return _nested(found), meta
+                item = jax.tree.unflatten(
+                    structure, [numpy if p in some else ocp.PLACEHOLDER for p in paths]
+                )
+                arguments = ocp.args.PyTreeRestore(item, asked)
+                read = by_path(self._restored(step, arrays=arguments).arrays)
+            for path in some:
+                kept[path] = keep(path, self._checked(path, read.pop(path), told[path], meta))
+        return jax.tree.unflatten(structure, [kept[path] for path in paths]), meta
+
+    def _checked(self, path: str, leaf: Any, told: str, meta: dict) -> np.ndarray:
+        """The leaf of all members, from what is stored."""
+        leaf, blocks = np.asarray(leaf), meta.get("blocks", {"leaves": ()})
+        if path in blocks["leaves"]:
+            digest, leaf = _whole(leaf, blocks)
+        else:
+            digest = _digest(leaf)
+        if digest != told:
+            raise ValueError(f"array {path} does not match its checksum")
+        return leaf
 
     def _restored(self, step: int, **items: Any) -> Any:
         return self._manager.restore(step, args=ocp.args.Composite(**items))
@@ -317,7 +329,7 @@ def stored_steps(workdir: str | os.PathLike) -> list[int]:
 
 @contextlib.contextmanager
 def reading(workdir: str | os.PathLike) -> Iterator[Checkpoints]:
-    """The checkpoints of a run's directory, to be read only.
+    """The checkpoints of a run's directory, to be read by this process alone.
 
     Raises:
       NoCheckpoint: if there is no directory of them.

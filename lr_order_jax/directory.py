@@ -52,7 +52,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
         if not is_new and not ours and any(workdir.iterdir()):
             raise ConfigError(f"--workdir={workdir}: holds other files, give an empty or new one")
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "w")  # noqa: SIM115 (closed below)
+        lock = open(workdir / ".lock", "a")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise ConfigError(f"--workdir={workdir}: cannot be written ({error.strerror})") from None
     with lock:
@@ -64,8 +64,10 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
             raise ConfigError(f"--workdir={workdir}: is in use by a live run") from None
         except OSError as error:  # some mounted file systems know no locks
             say(f"{workdir}: cannot be locked ({error.strerror}); start no second run there")
-        lock.write(f"{platform.node()} {os.getpid()} {time.time_ns()}\n")
-        lock.flush()
+        with contextlib.suppress(OSError):  # a full disk is told where something is lost by it
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), f"{platform.node()} {os.getpid()} {time.time_ns()}\n".encode())
+            os.fsync(lock.fileno())  # other hosts look at it, see `must_be_common`
         try:
             yield
         except Exception:
@@ -99,7 +101,7 @@ def must_be_common(workdir: pathlib.Path) -> None:
 
     def look() -> None:
         deadline = time.monotonic() + SEEN_WITHIN
-        while read() != token:
+        while token is None or read() != token:
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"--workdir={workdir}: process {jax.process_index()} does not see what process "

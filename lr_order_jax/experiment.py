@@ -138,6 +138,10 @@ class _Run:
         self.metrics_bytes = 0  # length of metrics.jsonl that belongs to this state
         self.metrics_digest: str | None = None  # of that, as the newest checkpoint has it
         self.kept: Any = sweep.init_state(self.problem, ours)  # of our part, as last fetched
+        if not memory.devices_share_the_host():  # see `free_memory`
+            to_come = self.host_bytes - memory.size_of(self.kept)
+            what = "the copies of the members' state that are made to write it"
+            memory.refuse_beyond(memory.free_on_host(), to_come, what)
         # Of all members, see `share_places`.
         self.phase = self.phase_counts = self.status = np.zeros(0, np.int32)
         self.columns: list[int] = []  # those on the devices
@@ -145,7 +149,7 @@ class _Run:
     @property
     def devices(self) -> int:
         """How many there are for the members, of all processes."""
-        return jax.process_count() * len(jax.local_devices()[: self.spec.how.devices])
+        return self.part.count * len(jax.local_devices()[: self.spec.how.devices])
 
     # Of several processes each holds its part of the members; all know where all of them are.
 
@@ -610,7 +614,16 @@ class _Run:
             with reading(self.workdir) as checkpoints:
                 return checkpoints.restore(meta["step"], self.keep_ours)
 
-        tree, _ = processes.all_do(lambda: found or read())
+        def read_ours():
+            try:
+                return found or read()
+            except (NoCheckpoint, ValueError) as error:
+                told = f"{self.workdir}: process {jax.process_index()} cannot read step"
+                raise ConfigError(
+                    f"{told} {meta['step']}, which process 0 has read: {error}"
+                ) from None
+
+        tree, _ = processes.all_do(read_ours)
         self.take_tree(tree)
         self.share_places()
         self.waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)
@@ -627,7 +640,8 @@ class _Run:
         is_state = path.partition("/")[0] in TrainState._fields
         if not is_state or leaf.shape[:2] != self.grid.shape:  # of other members: is refused
             return leaf
-        return leaf[self.part.rows, self.part.columns]
+        ours = leaf[self.part.rows, self.part.columns]
+        return ours if ours.shape == leaf.shape else ours.copy()  # a view keeps the whole leaf
 
     def _read_newest(self) -> tuple[dict, dict] | None:
         """The tree and metadata of the newest whole checkpoint; None if there is none."""
@@ -768,6 +782,8 @@ class _Run:
         sizes += [f"{len(axis)} {axis.name}" for axis in self.grid.axes]
         part = f", shard {shard}" if (shard := self.spec.how.shard) else ""
         say(f"{self.running.size} members ({' x '.join(sizes)}{part}) in {self.workdir}")
+        if idle := jax.process_count() - self.part.count:
+            say(f"{idle} of {jax.process_count()} processes have no members")
         if self.ended.all():
             say("all members have ended: nothing left to run")
             return

@@ -6,6 +6,7 @@ be written the parts are blocks of global arrays, over a mesh of the processes.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -34,9 +35,14 @@ class Part:
     index: int
 
     @property
+    def count(self) -> int:
+        """How many parts there are."""
+        return math.prod(self.ways)
+
+    @property
     def is_copy(self) -> bool:
         """Whether there are more processes than parts: this one holds what another one has."""
-        return self.index >= self.ways[0] * self.ways[1]
+        return self.index >= self.count
 
     @property
     def rows(self) -> slice:
@@ -50,8 +56,7 @@ class Part:
 
     @property
     def _way(self) -> tuple[int, int]:
-        a, b = self.ways
-        return divmod(min(self.index, a * b - 1), b)
+        return divmod(min(self.index, self.count - 1), self.ways[1])
 
     def columns_in_part(self, columns: Sequence[int]) -> list[int]:
         """Those of these columns that it holds, counted within it."""
@@ -84,27 +89,32 @@ class Part:
         return processes.total(whole)
 
     def as_block(self, leaf: np.ndarray) -> jax.Array:
-        """A block of a global array, a block of each process: its part, (s, h, ...), with zeros up
-        to the size of the largest one. All processes have to make theirs."""
+        """A global array of a block of each process, one after the other: its part, (s, h, ...),
+        with zeros up to the size of the largest one. Waits for the others."""
+        sharding = NamedSharding(_mesh(), PartitionSpec("process"))
+        return jax.make_array_from_process_local_data(sharding, self.block(leaf))
+
+    def block(self, leaf: np.ndarray) -> np.ndarray:
+        """That of this process; of a copy zeros alone."""
         largest = [-(-size // k) for size, k in zip(self.shape, self.ways, strict=True)]
         block = np.zeros((*largest, *leaf.shape[2:]), leaf.dtype)
         if not self.is_copy:
             block[: leaf.shape[0], : leaf.shape[1]] = leaf
-        sharding = NamedSharding(_mesh(), PartitionSpec("process"))
-        return jax.make_array_from_process_local_data(sharding, block)
+        return block
 
 
 @functools.cache
 def _mesh() -> Mesh:
-    """A CPU of each process, whatever trains its members: what is written lies on its host."""
-    first = [jax.local_devices(i, "cpu")[0] for i in range(jax.process_count())]
-    return Mesh(np.array(first), ("process",))
+    """A CPU of each process, whatever trains its members: what is written lies on its host. They
+    are in the order of the processes, which JAX may number otherwise on other devices."""
+    indices = processes.gathered(jax.local_devices(backend="cpu")[0].process_index)[:, 0]
+    return Mesh([jax.local_devices(int(i), "cpu")[0] for i in indices], ("process",))
 
 
 def joined(blocks: Sequence[np.ndarray], shape: tuple[int, int], ways: tuple[int, int]):
-    """(S, H, ...): a leaf of all members from what `Part.as_block` has made of it."""
+    """(S, H, ...): a leaf of all members from the blocks of all processes, see `Part.block`."""
     whole = np.empty((*shape, *blocks[0].shape[2:]), blocks[0].dtype)
-    for index, block in enumerate(blocks[: ways[0] * ways[1]]):
+    for index, block in enumerate(blocks[: math.prod(ways)]):
         part = Part(shape, ways, index)
         place = whole[part.rows, part.columns]
         place[...] = block[: place.shape[0], : place.shape[1]]

@@ -8,6 +8,7 @@ processes must call them in the same order. With one process they cost nothing.
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import socket
@@ -112,12 +113,19 @@ def join() -> None:
     Raises:
       ConfigError: if there is nothing to join, or it cannot be reached.
     """
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if platforms and "cpu" not in platforms.split(","):
+        raise ConfigError(
+            f"config.distributed = True: JAX_PLATFORMS={platforms}: leaves out the CPU, by which "
+            f"checkpoints are written; must be {platforms},cpu"
+        )
     if settings := _settings():
         _tell_and_probe(settings)
     elif os.environ.get("SLURM_PROCID", "0") == "0":
         found = ", ".join(f"{name} = {os.environ[name]}" for name in SLURM if name in os.environ)
         detected = f"the processes of {found}" if found else "what JAX detects here"
         say(f"joining {detected}, within {JOIN_WITHIN} s")
+    faulthandler.disable()  # absl's: where JAX aborts this process as another is lost, it says so
     # Signals are ours, see `experiment.Signals`: JAX's own service takes SIGTERM away.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -138,14 +146,6 @@ def join() -> None:
         ) from None
     if not is_first():
         progress.keep_quiet(f"process {jax.process_index()}")
-    try:
-        jax.local_devices(backend="cpu")
-    except RuntimeError:
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        raise ConfigError(
-            f"config.distributed = True: JAX_PLATFORMS={asked}: leaves out the CPU, by which "
-            f"checkpoints are written; must be {asked},cpu"
-        ) from None
     how = "by " + ", ".join(OURS) if settings else "detected by JAX"
     counts = [len(jax.local_devices(i)) for i in range(jax.process_count())]
     say(

@@ -168,6 +168,25 @@ class Pair(NamedTuple):
     right: np.ndarray
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_any_structure_comes_back(tmp_path, monkeypatch, older):
+    """Lists, tuples, empty parts and odd keys, as a problem may have; also as the first versions
+    wrote them."""
+    if older:
+        monkeypatch.setattr(checkpoint.ocp.args, "PyTreeSave", checkpoint.ocp.args.StandardSave)
+        handler = checkpoint.ocp.StandardCheckpointHandler
+        monkeypatch.setattr(checkpoint.ocp, "PyTreeCheckpointHandler", handler)
+    tree = {"params": [np.ones(2), (np.zeros(3), {"a/b": np.arange(4)})], "stats": {}}
+    with contextlib.closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+        checkpoints.save(1, tree, {})
+    monkeypatch.undo()
+    found, _ = checkpoint.restore(tmp_path)
+    assert found["stats"] == {}
+    assert isinstance(found["params"], list)
+    for path, leaf in checkpoint.by_path(tree).items():
+        np.testing.assert_array_equal(checkpoint.by_path(found)[path], leaf)
+
+
 @pytest.mark.parametrize(
     "number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY]
 )

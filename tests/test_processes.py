@@ -53,6 +53,14 @@ def finish(count, workdir, *arguments, **keywords):
     return results.read_results(workdir)
 
 
+def states_must_agree(*workdirs):
+    """The newest checkpoints of two runs."""
+    one, other = (checkpoint.by_path(checkpoint.restore(at)[0]) for at in workdirs)
+    assert set(one) == set(other)
+    for path, leaf in one.items():
+        np.testing.assert_allclose(other[path], leaf, rtol=RTOL, atol=ATOL, err_msg=path)
+
+
 def lines_of(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
@@ -69,11 +77,7 @@ def test_the_numbers_are_those_of_one_process(tmp_path, record_property):
         for name, variable in wanted.data_vars.items():
             np.testing.assert_allclose(found[name], variable, rtol=RTOL, atol=ATOL, err_msg=name)
         assert len(lines_of(workdir)) == len(lines_of(tmp_path / "one"))
-        trees = (checkpoint.restore(at)[0] for at in (tmp_path / "one", workdir))
-        one, several = (checkpoint.by_path(tree) for tree in trees)
-        assert set(one) == set(several)
-        for path, leaf in one.items():
-            np.testing.assert_allclose(several[path], leaf, rtol=RTOL, atol=ATOL, err_msg=path)
+        states_must_agree(tmp_path / "one", workdir)
         text = told(workdir)
         assert text[0].startswith(f"{count} processes are to join at 127.0.0.1:")
         assert text[1].startswith(f"process 0 of {count} (by JAX_COORDINATOR_ADDRESS")
@@ -168,6 +172,7 @@ recorded, run.record = run.record, record
     asked += ("--config.eta_1=0.2", f"--config.eta_2={0.2 / 2 ** (sizes[1] - 1)}")
     wanted = finish(0, tmp_path / "one", *asked, devices=2, PYTHON=python)
     found = finish(count, tmp_path / "several", *asked, PYTHON=python)
+    states_must_agree(tmp_path / "one", tmp_path / "several")
     broken = np.zeros(wanted.status.shape, bool).reshape(sizes)
     broken[1, -1] = True
     for dataset in (wanted, found):
@@ -387,6 +392,12 @@ def environment(monkeypatch):
             monkeypatch.setenv(name, value)
 
     return set_them
+
+
+def test_a_platform_without_a_cpu_is_refused(monkeypatch):
+    monkeypatch.setattr(type(processes.jax.config), "jax_platforms", "cuda")
+    with pytest.raises(ConfigError, match=r"JAX_PLATFORMS=cuda: leaves out the CPU.* cuda,cpu"):
+        processes.join()
 
 
 @pytest.mark.parametrize(
