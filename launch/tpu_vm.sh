@@ -5,9 +5,10 @@
 #   bash launch/tpu_vm.sh run --config=configs/sweep.py
 #   bash launch/tpu_vm.sh fetch                        the runs' directories, to ./runs
 #   bash launch/tpu_vm.sh delete                       the slice, which costs as long as it is there
-# `run` again, with the same arguments, continues. Several hosts need a common directory for the runs: SHARE
-# is an NFS share in the slice's network (Filestore), as 10.0.0.2:/runs. Without it the one host has the files:
-# fetch them before a slice is deleted, and now and then from one that can be taken away (SPOT=1).
+# `run` again, with the same arguments, continues. Several hosts need a common directory for the runs:
+# SHARE is an NFS share in the slice's network (Filestore), as 10.0.0.2:/runs. Without it the only host
+# has the files: fetch them before a slice is deleted, and now and then from one that can be taken away
+# (SPOT=1).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 name=${NAME:-lr-order-jax}

@@ -253,6 +253,38 @@ saved, run.save = run.save, save
 
 
 @pytest.mark.slow
+def test_a_kill_as_a_common_checkpoint_gets_its_name(tmp_path, record_property):
+    """All parts are written, and none of them counts; the same command finishes, on three."""
+    body = """
+def killed(event, arguments):
+    if event == "os.rename" and "orbax-checkpoint-tmp" in str(arguments[0]) and is_late:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def save(this, *arguments, **keywords):
+    is_late.extend([True] * (this.step > 100 and jax.process_index() == 0))
+    return saved(this, *arguments, **keywords)
+
+is_late = []
+sys.addaudithook(killed)
+saved, run.save = run.save, save
+"""
+    asked = (*SMOKE, "--config.keep_at=0.0,1.0")
+    wanted, workdir = finish(0, tmp_path / "one", *asked), tmp_path / "run"
+    python = python_that(tmp_path, "killed", body)
+    assert start(2, workdir, *asked, PYTHON=python).wait() == 137, told(workdir)
+    (left,) = workdir.glob("checkpoints/*orbax-checkpoint-tmp*")
+    assert int(left.name.split(".")[0]) not in checkpoint.stored_steps(workdir)
+    assert verify.verify(workdir).wrong == []
+    found = finish(3, workdir, *asked)
+    assert any("continuing at step" in line for line in told(workdir))
+    assert not list(workdir.glob("checkpoints/*tmp*"))
+    states_must_agree(tmp_path / "one", workdir)
+    for name, variable in wanted.data_vars.items():
+        np.testing.assert_allclose(found[name], variable, rtol=RTOL, atol=ATOL, err_msg=name)
+    record_property("faults: processes killed of several", 1)
+
+
+@pytest.mark.slow
 def test_a_part_that_is_damaged_is_found(tmp_path):
     """A bit of what one of two processes wrote; the run goes on from the checkpoint before."""
     asked = (*SMOKE, "--config.keep_at=0.0,1.0")
