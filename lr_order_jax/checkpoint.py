@@ -56,7 +56,6 @@ def _plain(path: str) -> str:
 
 def digests(tree: PyTree) -> dict[str, str]:
     """A digest of each leaf's type, shape and bytes, by its path."""
-
     return {path: _digest(leaf) for path, leaf in by_path(tree).items()}
 
 
