@@ -89,6 +89,13 @@ def _whole(leaf: np.ndarray, blocks: dict[str, Any]) -> tuple[str, np.ndarray]:
     return digest, parts.joined(of_process, tuple(blocks["shape"]), tuple(blocks["ways"]))
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which does not ask JAX whether this process is to end: see `experiment.Signals`."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints in a directory: the newest few, and those kept for good.
 
@@ -128,9 +135,7 @@ class Checkpoints:
             "arrays": ocp.PyTreeCheckpointHandler(multiprocessing_options=waits_for),
             "meta": ocp.JsonCheckpointHandler(multiprocessing_options=waits_for),
         }
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_handlers=handlers
-        )
+        self._manager = _Manager(self.directory, options=options, item_handlers=handlers)
         if not read_only:
             self._remove_doomed()  # of a run that was killed
 
