@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -223,9 +222,19 @@ if os.environ["JAX_PROCESS_ID"] == "1":
     assert not workdir.exists()
 
 
+KEPT = (*SMOKE, "--config.keep_at=0.0,1.0")  # several checkpoints
+
+
+@pytest.fixture(scope="module")
+def by_one_process(tmp_path_factory):
+    """Directory and results of `KEPT`."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    return workdir, finish(0, workdir, *KEPT, devices=2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_process_that_cannot_write_its_part_ends_all(tmp_path, index):
+def test_a_process_that_cannot_write_its_part_ends_all(tmp_path, by_one_process, index):
     """It tells why; what was saved before is whole, and the same command finishes."""
     body = f"""
 import resource
@@ -238,22 +247,21 @@ def save(this, *arguments, **keywords):
 
 saved, run.save = run.save, save
 """
-    asked = (*SMOKE, "--config.keep_at=0.0,1.0")
-    wanted, workdir = finish(0, tmp_path / "one", *asked, devices=2), tmp_path / "run"
+    (_, wanted), workdir = by_one_process, tmp_path / "run"
     begin = time.monotonic()
     python = python_that(tmp_path, "full", body)
-    assert start(2, workdir, *asked, PYTHON=python).wait() == 1, told(workdir)
+    assert start(2, workdir, *KEPT, PYTHON=python).wait() == 1, told(workdir)
     assert time.monotonic() - begin < 90
     (line,) = (line for line in told(workdir) if "File too large" in line)
     assert line.startswith("process 1: error: " if index else "error: ")
     assert line.endswith("the same command continues")
     assert verify.verify(workdir).wrong == []
-    assert finish(2, workdir, *asked).identical(wanted)
+    assert finish(2, workdir, *KEPT).identical(wanted)
     assert any("continuing at step" in line for line in told(workdir))
 
 
 @pytest.mark.slow
-def test_a_kill_as_a_common_checkpoint_gets_its_name(tmp_path, record_property):
+def test_a_kill_as_a_common_checkpoint_gets_its_name(tmp_path, by_one_process, record_property):
     """All parts are written, and none of them counts; the same command finishes, on three."""
     body = """
 def killed(event, arguments):
@@ -268,17 +276,16 @@ is_late = []
 sys.addaudithook(killed)
 saved, run.save = run.save, save
 """
-    asked = (*SMOKE, "--config.keep_at=0.0,1.0")
-    wanted, workdir = finish(0, tmp_path / "one", *asked), tmp_path / "run"
+    (one, wanted), workdir = by_one_process, tmp_path / "run"
     python = python_that(tmp_path, "killed", body)
-    assert start(2, workdir, *asked, PYTHON=python).wait() == 137, told(workdir)
+    assert start(2, workdir, *KEPT, PYTHON=python).wait() == 137, told(workdir)
     (left,) = workdir.glob("checkpoints/*orbax-checkpoint-tmp*")
     assert int(left.name.split(".")[0]) not in checkpoint.stored_steps(workdir)
     assert verify.verify(workdir).wrong == []
-    found = finish(3, workdir, *asked)
+    found = finish(3, workdir, *KEPT)
     assert any("continuing at step" in line for line in told(workdir))
     assert not list(workdir.glob("checkpoints/*tmp*"))
-    states_must_agree(tmp_path / "one", workdir)
+    states_must_agree(one, workdir)
     for name, variable in wanted.data_vars.items():
         np.testing.assert_allclose(found[name], variable, rtol=RTOL, atol=ATOL, err_msg=name)
     record_property("faults: processes killed of several", 1)
@@ -287,9 +294,7 @@ saved, run.save = run.save, save
 @pytest.mark.slow
 def test_a_part_that_is_damaged_is_found(tmp_path):
     """A bit of what one of two processes wrote; the run goes on from the checkpoint before."""
-    asked = (*SMOKE, "--config.keep_at=0.0,1.0")
-    wanted, workdir = finish(2, tmp_path / "whole", *asked), tmp_path / "run"
-    shutil.copytree(tmp_path / "whole", workdir)
+    wanted, workdir = finish(2, tmp_path / "run", *KEPT), tmp_path / "run"
     *_, newest = checkpoint.stored_steps(workdir)
     damaged = [p for p in workdir.glob(f"checkpoints/{newest}/arrays/**/d/*")]
     largest = max(damaged, key=lambda p: p.stat().st_size)
@@ -297,7 +302,7 @@ def test_a_part_that_is_damaged_is_found(tmp_path):
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     assert len(verify.verify(workdir).wrong) == 1
-    assert finish(2, workdir, *asked).identical(wanted)
+    assert finish(2, workdir, *KEPT).identical(wanted)
     assert any(f"checkpoint of step {newest}: array" in line for line in told(workdir))
 
 
