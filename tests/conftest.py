@@ -23,6 +23,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_collection_modifyitems(items):
+    """The longest file first: at the end the others would wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_processes.py")
+
+
 def load_config(name: str, variant: str = ""):
     """The ConfigDict of configs/<name>.py, or of one of its variants."""
     path = ROOT / "configs" / f"{name}.py"
