@@ -11,5 +11,5 @@ prepare requirements.txt tests/requirements.txt ${CI:+tests/requirements-ci.txt}
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/mypy
-# Files in their order: the longest, of kills and full disks, come first and not alone at the end.
+# Files in their order (see tests/conftest.py): the longest come first, and not alone at the end.
 exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"

@@ -91,6 +91,8 @@ def must_be_common(workdir: pathlib.Path) -> None:
       ConfigError: in the first of the processes that do not see the lock which `held` has made.
       Elsewhere: in the others.
     """
+    if not processes.are_several():
+        return
 
     def read() -> str | None:
         with contextlib.suppress(OSError):

@@ -523,12 +523,11 @@ class _Run:
         self.fetch()
         processes.first_does(self._sync_metrics)
         meta = self.checkpoint_meta()
+        tree, part = self.tree(), None
         if processes.are_several():
-            blocks = jax.tree.map(self.part.as_block, self.kept._asdict())
-            tree = {**self.tree(), **blocks}
-            checkpoints.save(meta["step"], tree, meta, for_good, self.part)
-        else:
-            checkpoints.save(meta["step"], self.tree(), meta, for_good)
+            tree |= jax.tree.map(self.part.as_block, self.kept._asdict())
+            part = self.part
+        checkpoints.save(meta["step"], tree, meta, for_good, part)
         dataset = self.dataset()
         processes.first_does(lambda: self._write_results(dataset))
         return dataset
@@ -611,19 +610,18 @@ class _Run:
             return None
 
         def read():  # by all at once, each alone
-            with reading(self.workdir) as checkpoints:
-                return checkpoints.restore(meta["step"], self.keep_ours)
-
-        def read_ours():
+            if found:
+                return found
             try:
-                return found or read()
+                with reading(self.workdir) as checkpoints:
+                    return checkpoints.restore(meta["step"], self.keep_ours)
             except (NoCheckpoint, ValueError) as error:
                 told = f"{self.workdir}: process {jax.process_index()} cannot read step"
                 raise ConfigError(
                     f"{told} {meta['step']}, which process 0 has read: {error}"
                 ) from None
 
-        tree, _ = processes.all_do(read_ours)
+        tree, _ = processes.all_do(read)
         self.take_tree(tree)
         self.share_places()
         self.waiting, self.steps_before = meta.get("waiting", []), meta.get("steps_before", 0)

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 from conftest import COMPILATION_CACHE, ROOT
+from test_checkpoint import flip_a_bit
 
 from lr_order_jax import checkpoint, processes, progress, results, verify
 from lr_order_jax.algorithm import Status
@@ -296,11 +297,7 @@ def test_a_part_that_is_damaged_is_found(tmp_path):
     """A bit of what one of two processes wrote; the run goes on from the checkpoint before."""
     wanted, workdir = finish(2, tmp_path / "run", *KEPT), tmp_path / "run"
     *_, newest = checkpoint.stored_steps(workdir)
-    damaged = [p for p in workdir.glob(f"checkpoints/{newest}/arrays/**/d/*")]
-    largest = max(damaged, key=lambda p: p.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
+    flip_a_bit(workdir / "checkpoints" / str(newest) / "arrays")
     assert len(verify.verify(workdir).wrong) == 1
     assert finish(2, workdir, *KEPT).identical(wanted)
     assert any(f"checkpoint of step {newest}: array" in line for line in told(workdir))
